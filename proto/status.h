@@ -41,6 +41,8 @@
     X(ERR_INTERNAL, -203, "internal error")                                                                            \
     X(ERR_SHUTDOWN, -204, "shutting down")
 
+#define KVF_EXPORTED __attribute__((visibility("default"))) /* what libkvfuse exports; its map has the last word */
+
 #ifndef KVFUSE_H /* the public header declares the same enum for users */
 typedef enum kvf_status {
 #define KVF_STATUS_ENUM(name, value, text) KVF_##name = (value),
@@ -49,9 +51,9 @@ typedef enum kvf_status {
 } kvf_status_t;
 
 /* Text of `status` for people, e.g. "not found"; "unknown status" for a number outside the table. Static. [any thread] */
-const char *kvf_status_text(kvf_status_t status);
+KVF_EXPORTED const char *kvf_status_text(kvf_status_t status);
 /* Name of `status` as in the enum, e.g. "KVF_ERR_NOT_FOUND"; "KVF_ERR_UNKNOWN" outside the table. Static. [any thread] */
-const char *kvf_status_name(kvf_status_t status);
+KVF_EXPORTED const char *kvf_status_name(kvf_status_t status);
 #endif
 
 /* Whether `value`, as it came over a wire, is a number of the table. */
