@@ -1,0 +1,116 @@
+#include "transport/fdpass.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static kvf_status_t fill_address(const char *path, struct sockaddr_un *address) {
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    size_t bytes = strlen(path) + 1;
+    if (bytes > sizeof(address->sun_path)) return KVF_ERR_TOO_LARGE;
+    memcpy(address->sun_path, path, bytes);
+    return KVF_OK;
+}
+
+kvf_status_t kvf_fdpass_connect(const char *path, int *fd) {
+    struct sockaddr_un address;
+    kvf_status_t status = fill_address(path, &address);
+    if (status) return status;
+    int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (made < 0) return kvf_status_from_errno(errno);
+    if (connect(made, (struct sockaddr *)&address, sizeof(address))) {
+        status = kvf_status_from_errno(errno);
+        close(made);
+        return status;
+    }
+    *fd = made;
+    return KVF_OK;
+}
+
+kvf_status_t kvf_fdpass_listen(const char *path, mode_t mode, int *fd) {
+    struct sockaddr_un address;
+    kvf_status_t status = fill_address(path, &address);
+    if (status) return status;
+    int other;
+    status = kvf_fdpass_connect(path, &other);
+    if (status == KVF_OK) {
+        close(other);
+        return KVF_ERR_ADDRESS_IN_USE;
+    }
+    struct stat about;
+    if (status == KVF_ERR_UNREACHABLE && !lstat(path, &about) && S_ISSOCK(about.st_mode)) unlink(path);
+
+    int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (made < 0) return kvf_status_from_errno(errno);
+    if (bind(made, (struct sockaddr *)&address, sizeof(address)) || chmod(path, mode) || listen(made, 64)) {
+        status = kvf_status_from_errno(errno);
+        close(made);
+        return status;
+    }
+    *fd = made;
+    return KVF_OK;
+}
+
+kvf_status_t kvf_fdpass_accept(int listener, int *fd) {
+    int made = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (made < 0) return kvf_status_from_errno(errno);
+    *fd = made;
+    return KVF_OK;
+}
+
+typedef union control {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(KVF_FDPASS_FDS_MAX * sizeof(int))];
+} control_t;
+
+kvf_status_t kvf_fdpass_send(int fd, const void *message, size_t bytes, int passed) {
+    struct iovec part = {.iov_base = (void *)(uintptr_t)message, .iov_len = bytes};
+    struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1};
+    control_t control = {0};
+    if (passed >= 0) {
+        packet.msg_control = control.bytes;
+        packet.msg_controllen = CMSG_SPACE(sizeof(int));
+        struct cmsghdr *rights = CMSG_FIRSTHDR(&packet);
+        *rights = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))};
+        memcpy(CMSG_DATA(rights), &passed, sizeof(int));
+    }
+    ssize_t sent = sendmsg(fd, &packet, MSG_NOSIGNAL);
+    if (sent < 0) return kvf_status_from_errno(errno);
+    return (size_t)sent == bytes ? KVF_OK : KVF_ERR_IO;
+}
+
+static int take_descriptor(struct msghdr *packet) {
+    int passed = -1;
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(packet); part; part = CMSG_NXTHDR(packet, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int each;
+            memcpy(&each, CMSG_DATA(part) + i * sizeof(int), sizeof(int));
+            if (passed < 0) passed = each;
+            else close(each);
+        }
+    }
+    return passed;
+}
+
+kvf_status_t kvf_fdpass_receive(int fd, void *message, size_t bytes, int *passed) {
+    *passed = -1;
+    struct iovec part = {.iov_base = message, .iov_len = bytes};
+    control_t control;
+    struct msghdr packet = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
+    ssize_t received = recvmsg(fd, &packet, MSG_CMSG_CLOEXEC);
+    if (received < 0) return kvf_status_from_errno(errno);
+    int descriptor = take_descriptor(&packet);
+    if (received == 0 && descriptor < 0) return KVF_ERR_DISCONNECTED;
+    if ((size_t)received != bytes || packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+        if (descriptor >= 0) close(descriptor);
+        return KVF_ERR_PROTOCOL;
+    }
+    *passed = descriptor;
+    return KVF_OK;
+}
