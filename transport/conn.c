@@ -1,3 +1,4 @@
+#define KVF_LOG_MODULE "ucx"
 #include "transport/log.h"
 #include "transport/worker_internal.h"
 
@@ -53,7 +54,7 @@ static void on_ep_error(void *arg, ucp_ep_h ep, ucs_status_t status) {
     (void)ep;
     kvf_conn_t *conn = arg;
     kvf_status_t why = kvf_status_from_ucs(status);
-    kvf_log_debug("ucx: endpoint failed: %s", ucs_status_string(status));
+    kvf_log_debug("endpoint failed: %s", ucs_status_string(status));
     kvf_conn_close(conn, why == KVF_OK ? KVF_ERR_TRANSPORT : why);
 }
 
@@ -131,11 +132,12 @@ static send_op_t *make_send(kvf_conn_t *conn, kvf_frame_head_t *head, const Prot
         *next++ = (ucp_dt_iov_t){.buffer = packed, .length = body_bytes};
     }
     for (size_t i = 0; i < num_pieces; i++) {
+        if (!pieces[i].iov_len) continue;
         *next++ = (ucp_dt_iov_t){.buffer = pieces[i].iov_base, .length = pieces[i].iov_len};
         head->payload_bytes += pieces[i].iov_len;
     }
     kvf_frame_head_pack(head, op->head);
-    *num_parts = parts;
+    *num_parts = (size_t)(next - op->pieces);
     return op;
 }
 

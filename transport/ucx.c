@@ -1,3 +1,4 @@
+#define KVF_LOG_MODULE "ucx"
 #include "transport/ucx.h"
 
 #include "transport/log.h"
@@ -27,14 +28,18 @@ kvf_status_t kvf_status_from_ucs(ucs_status_t status) {
 
 const char *kvf_ucx_version(void) { return ucp_get_version_string(); }
 
-/* Sets one key of `config` unless the user did so by UCX_<key>. `other` is the key's name in another UCX version. */
-static void modify(ucp_config_t *config, const char *key, const char *other, const char *value) {
+/* Sets one key of `config` unless the user did so by UCX_<key>. */
+static void modify(ucp_config_t *config, const char *key, const char *value) {
     char variable[64];
     snprintf(variable, sizeof(variable), "UCX_%s", key);
     if (getenv(variable)) return;
+    /* UCX 1.13 knows a transport's keys here by their short names; an unknown key is no error, but a warning later */
+    unsigned major, minor, release;
+    ucp_get_version(&major, &minor, &release);
+    bool short_names = major == 1 && minor <= 13;
+    if (short_names && strncmp(key, "TCP_", 4) == 0) key += 4;
     ucs_status_t status = ucp_config_modify(config, key, value);
-    if (status != UCS_OK && other) status = ucp_config_modify(config, other, value);
-    if (status != UCS_OK) kvf_log_warn("ucx: cannot set %s=%s: %s", variable, value, ucs_status_string(status));
+    if (status != UCS_OK) kvf_log_warn("cannot set %s=%s: %s", variable, value, ucs_status_string(status));
 }
 
 /* Whether the transports in use are TCP alone: it is faster with large eager segments than by rendezvous (README.md). */
@@ -45,16 +50,15 @@ static bool is_tcp_only(const char *tls) {
 }
 
 static void apply_options(ucp_config_t *config, const kvf_ucx_options_t *options) {
-    if (options->tls) modify(config, "TLS", NULL, options->tls);
-    if (options->port_range && options->port_range[0])
-        modify(config, "TCP_PORT_RANGE", "PORT_RANGE", options->port_range);
+    if (options->tls) modify(config, "TLS", options->tls);
+    if (options->port_range && options->port_range[0]) modify(config, "TCP_PORT_RANGE", options->port_range);
     if (!is_tcp_only(options->tls)) return;
-    modify(config, "RNDV_THRESH", NULL, "inf");
-    modify(config, "TCP_TX_SEG_SIZE", "TX_SEG_SIZE", "256K");
-    modify(config, "TCP_RX_SEG_SIZE", "RX_SEG_SIZE", "256K");
-    modify(config, "TCP_KEEPIDLE", "KEEPIDLE", "2s");
-    modify(config, "TCP_KEEPINTVL", "KEEPINTVL", "1s");
-    modify(config, "TCP_KEEPCNT", "KEEPCNT", "3");
+    modify(config, "RNDV_THRESH", "inf");
+    modify(config, "TCP_TX_SEG_SIZE", "256K");
+    modify(config, "TCP_RX_SEG_SIZE", "256K");
+    modify(config, "TCP_KEEPIDLE", "2s");
+    modify(config, "TCP_KEEPINTVL", "1s");
+    modify(config, "TCP_KEEPCNT", "3");
 }
 
 kvf_status_t kvf_ucx_create(const kvf_ucx_options_t *options, kvf_ucx_t *ucx) {
@@ -64,7 +68,7 @@ kvf_status_t kvf_ucx_create(const kvf_ucx_options_t *options, kvf_ucx_t *ucx) {
     ucp_config_t *config;
     ucs_status_t status = ucp_config_read(NULL, NULL, &config);
     if (status != UCS_OK) {
-        kvf_log_error("ucx: cannot read the configuration: %s", ucs_status_string(status));
+        kvf_log_error("cannot read the configuration: %s", ucs_status_string(status));
         return kvf_status_from_ucs(status);
     }
     apply_options(config, options);
@@ -77,7 +81,7 @@ kvf_status_t kvf_ucx_create(const kvf_ucx_options_t *options, kvf_ucx_t *ucx) {
     status = ucp_init(&params, config, &ucx->context);
     ucp_config_release(config);
     if (status == UCS_OK) return KVF_OK;
-    kvf_log_error("ucx: cannot start: %s (transports: %s)", ucs_status_string(status),
+    kvf_log_error("cannot start: %s (transports: %s)", ucs_status_string(status),
                   options->tls ? options->tls : "any");
     return kvf_status_from_ucs(status);
 }

@@ -1,3 +1,4 @@
+#define KVF_LOG_MODULE "ucx"
 #include "transport/worker_internal.h"
 
 #include "transport/log.h"
@@ -59,7 +60,7 @@ static void on_prepare(uv_prepare_t *prepare) {
         uv_idle_stop(&worker->idle);
         return;
     }
-    if (armed != UCS_ERR_BUSY) kvf_log_error("ucx: cannot arm the worker: %s", ucs_status_string(armed));
+    if (armed != UCS_ERR_BUSY) kvf_log_error("cannot arm the worker: %s", ucs_status_string(armed));
     stay_awake(worker, brought);
 }
 
@@ -114,7 +115,7 @@ kvf_status_t kvf_worker_create(kvf_ucx_t *ucx, uv_loop_t *loop, const kvf_worker
 err_worker:
     ucp_worker_destroy(worker->ucp);
 err_free:
-    kvf_log_error("ucx: cannot make a worker: %s", ucs_status_string(status));
+    kvf_log_error("cannot make a worker: %s", ucs_status_string(status));
     free(worker);
     return kvf_status_from_ucs(status);
 }
@@ -139,7 +140,7 @@ void kvf_worker_destroy(kvf_worker_t *worker) {
     uv_prepare_stop(&worker->prepare);
     uv_poll_stop(&worker->wake);
     if (worker->by_ep) {
-        kvf_log_error("ucx: %u connections did not close, their worker is left behind", HASH_COUNT(worker->by_ep));
+        kvf_log_error("%u connections did not close, their worker is left behind", HASH_COUNT(worker->by_ep));
         worker->open_handles++; /* keep what UCX may still call back into */
     } else {
         ucp_worker_destroy(worker->ucp);

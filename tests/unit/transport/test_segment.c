@@ -1,0 +1,152 @@
+#include "transport/fdpass.h"
+#include "transport/segment.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { BYTES = 1 << 20 };
+
+Test(segment, a_reader_sees_what_the_owner_writes_and_cannot_write_itself) {
+    kvf_segment_t segment;
+    cr_assert_eq(kvf_segment_create("test", BYTES, &segment), KVF_OK);
+    cr_assert_eq(kvf_segment_populate(&segment, 0, BYTES), KVF_OK);
+    int fd = kvf_segment_open_read_only(&segment);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
+    kvf_segment_t view;
+    const char *why;
+    cr_assert_eq(kvf_segment_map(fd, BYTES, &view, &why), KVF_OK);
+    memset(segment.base, 0x5a, BYTES);
+    cr_assert_eq(view.base[BYTES - 1], 0x5a);
+    kvf_segment_discard(&segment);
+    cr_assert_eq(view.base[BYTES - 1], 0, "a discarded segment must not show its old bytes");
+    kvf_segment_destroy(&view);
+    kvf_segment_destroy(&segment);
+    kvf_segment_destroy(&segment); /* again is harmless */
+}
+
+Test(segment, the_size_cannot_change) {
+    kvf_segment_t segment;
+    cr_assert_eq(kvf_segment_create("test", BYTES, &segment), KVF_OK);
+    cr_assert_neq(ftruncate(segment.fd, 0), 0);
+    cr_assert_neq(ftruncate(segment.fd, 2 * BYTES), 0);
+    kvf_segment_destroy(&segment);
+}
+
+static kvf_status_t try_map(int fd, uint64_t max) {
+    kvf_segment_t view = KVF_SEGMENT_NONE;
+    const char *why = NULL;
+    kvf_status_t status = kvf_segment_map(fd, max, &view, &why);
+    if (status) cr_assert_not_null(why);
+    else kvf_segment_destroy(&view);
+    if (status) close(fd);
+    return status;
+}
+
+Test(segment, untrustworthy_memory_is_refused) {
+    int unsealed = memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    cr_assert_eq(ftruncate(unsealed, BYTES), 0);
+    cr_assert_eq(try_map(unsealed, BYTES), KVF_ERR_INVALID, "its owner could shrink it under us");
+    int empty = memfd_create("empty", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    cr_assert_eq(fcntl(empty, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+    cr_assert_eq(try_map(empty, BYTES), KVF_ERR_INVALID);
+    int large = memfd_create("large", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    cr_assert_eq(ftruncate(large, BYTES + 1), 0);
+    cr_assert_eq(fcntl(large, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+    cr_assert_eq(try_map(large, BYTES), KVF_ERR_TOO_LARGE);
+    char path[] = "/tmp/kvf-test-segment-XXXXXX";
+    int file = mkstemp(path);
+    unlink(path);
+    cr_assert_eq(ftruncate(file, BYTES), 0);
+    cr_assert_eq(try_map(file, BYTES), KVF_ERR_INVALID);
+    int ends[2];
+    cr_assert_eq(pipe(ends), 0);
+    close(ends[1]);
+    cr_assert_eq(try_map(ends[0], BYTES), KVF_ERR_INVALID);
+    cr_assert_eq(try_map(open("/dev/zero", O_RDONLY), BYTES), KVF_ERR_INVALID);
+}
+
+/* ---- fdpass ---- */
+
+static char socket_path[64];
+static void make_path(void) { snprintf(socket_path, sizeof(socket_path), "/tmp/kvf-test-fdpass-%d", (int)getpid()); }
+
+static unsigned count_fds(void) {
+    unsigned count = 0;
+    for (int fd = 0; fd < 256; fd++) count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+Test(fdpass, a_descriptor_travels_with_its_message) {
+    make_path();
+    int listener, near, far, passed;
+    cr_assert_eq(kvf_fdpass_listen(socket_path, 0600, &listener), KVF_OK);
+    cr_assert_eq(kvf_fdpass_accept(listener, &far), KVF_ERR_BUSY);
+    cr_assert_eq(kvf_fdpass_connect(socket_path, &near), KVF_OK);
+    cr_assert_eq(kvf_fdpass_accept(listener, &far), KVF_OK);
+    kvf_segment_t segment;
+    cr_assert_eq(kvf_segment_create("test", BYTES, &segment), KVF_OK);
+    strcpy((char *)segment.base, "hello");
+    char message[8] = "1234567", got[8];
+    cr_assert_eq(kvf_fdpass_receive(far, got, sizeof(got), &passed), KVF_ERR_BUSY);
+    cr_assert_eq(kvf_fdpass_send(near, message, sizeof(message), kvf_segment_open_read_only(&segment)), KVF_OK);
+    cr_assert_eq(kvf_fdpass_receive(far, got, sizeof(got), &passed), KVF_OK);
+    cr_assert_str_eq(got, message);
+    kvf_segment_t view;
+    const char *why;
+    cr_assert_eq(kvf_segment_map(passed, BYTES, &view, &why), KVF_OK);
+    cr_assert_str_eq((char *)view.base, "hello");
+    close(near);
+    cr_assert_eq(kvf_fdpass_receive(far, got, sizeof(got), &passed), KVF_ERR_DISCONNECTED);
+    unlink(socket_path);
+}
+
+Test(fdpass, packets_of_another_size_or_with_more_descriptors_leak_nothing) {
+    int ends[2], passed;
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
+    char got[8], large[100] = {0};
+    unsigned before = count_fds();
+    cr_assert_eq(kvf_fdpass_send(ends[0], large, sizeof(large), 0), KVF_OK);
+    cr_assert_eq(kvf_fdpass_receive(ends[1], got, sizeof(got), &passed), KVF_ERR_PROTOCOL);
+    cr_assert_eq(kvf_fdpass_send(ends[0], large, 3, 0), KVF_OK);
+    cr_assert_eq(kvf_fdpass_receive(ends[1], got, sizeof(got), &passed), KVF_ERR_PROTOCOL);
+
+    struct iovec part = {large, 8};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(4 * sizeof(int))];
+    } control = {0};
+    struct msghdr packet = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&packet);
+    *rights = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(4 * sizeof(int))};
+    int four[4] = {0, 1, 2, 0};
+    memcpy(CMSG_DATA(rights), four, sizeof(four));
+    cr_assert_eq(sendmsg(ends[0], &packet, 0), 8);
+    cr_assert_eq(kvf_fdpass_receive(ends[1], got, sizeof(got), &passed), KVF_ERR_PROTOCOL);
+    cr_assert_eq(count_fds(), before);
+}
+
+Test(fdpass, a_dead_daemons_socket_is_replaced_and_a_live_ones_is_not) {
+    make_path();
+    int first, second;
+    cr_assert_eq(kvf_fdpass_listen(socket_path, 0600, &first), KVF_OK);
+    cr_assert_eq(kvf_fdpass_listen(socket_path, 0600, &second), KVF_ERR_ADDRESS_IN_USE);
+    close(first);
+    cr_assert_eq(kvf_fdpass_listen(socket_path, 0640, &second), KVF_OK);
+    struct stat about;
+    cr_assert_eq(stat(socket_path, &about), 0);
+    cr_assert_eq(about.st_mode & 0777, 0640);
+    unlink(socket_path);
+    char path[200];
+    memset(path, 'x', sizeof(path));
+    path[sizeof(path) - 1] = 0;
+    cr_assert_eq(kvf_fdpass_connect(path, &first), KVF_ERR_TOO_LARGE);
+}
