@@ -1,0 +1,57 @@
+#!/bin/sh
+# From a fresh machine to real KV in the store and back: installs, builds, starts a daemon, puts the sample that the
+# repository ships, matches it, gets it back, compares the bytes, and stops the daemon.
+#   deploy/quickstart.sh [build folder]
+set -eu
+cd "$(dirname "$0")/.."
+build=${1:-build}
+
+deploy/dependencies.sh run
+echo "kvfuse: building in $build/"
+cmake -S . -B "$build" -G Ninja -DKVF_TESTS=OFF >"/tmp/kvfuse-build.$$" 2>&1 &&
+    cmake --build "$build" >>"/tmp/kvfuse-build.$$" 2>&1 || {
+    tail -n 40 "/tmp/kvfuse-build.$$" >&2
+    rm -f "/tmp/kvfuse-build.$$"
+    echo "kvfuse: the build failed" >&2
+    exit 1
+}
+rm -f "/tmp/kvfuse-build.$$"
+
+work=$(mktemp -d)
+daemon=
+finish() {
+    [ -z "$daemon" ] || { kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null; } || :
+    rm -rf "$work"
+}
+trap finish EXIT INT TERM
+
+"$build/daemon/kvfused" --address 127.0.0.1:0 --runtime-dir "$work" 2>"$work/log" &
+daemon=$!
+address=
+for _ in $(seq 100); do
+    address=$(sed -n 's/.*listening on \([^ ]*\)$/\1/p' "$work/log")
+    [ -z "$address" ] || break
+    kill -0 "$daemon" 2>/dev/null || break
+    sleep 0.05
+done
+[ -n "$address" ] || { cat "$work/log" >&2; echo "kvfuse: the daemon did not start" >&2; exit 1; }
+echo "kvfuse: kvfused (pid $daemon) listens on $address"
+
+kvfuse="$build/client/kvfuse"
+for transport in shared network; do
+    echo
+    echo "== $transport memory transport" | sed 's/network memory transport/network transport (UCX over TCP)/; s/shared memory transport/shared memory transport/'
+    "$kvfuse" put --address "$address" --transport $transport --space "sample-$transport" tests/data/sample.safetensors
+    "$kvfuse" get --address "$address" --transport $transport --space "sample-$transport" tests/data/sample.safetensors \
+        --out "$work/$transport.safetensors" --verify
+done
+echo
+"$kvfuse" stats --socket "$work/${address##*:}.stats" --brief
+cat <<END
+
+It works. To go on:
+  $build/daemon/kvfused                       start a daemon on 127.0.0.1:7311 (--help shows what can be set)
+  $kvfuse top                          watch it
+  $kvfuse bench                        measure it against memcpy, bare UCX and Redis
+  client/examples/roundtrip.c                  use it from C; client/include/kvfuse.h is the whole interface
+END

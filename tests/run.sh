@@ -1,0 +1,31 @@
+#!/bin/sh
+# Sets up and passes the tests.
+#   tests/run.sh           installs what is missing, builds, runs the whole suite (a few minutes on two cores)
+#   tests/run.sh --long    that, and the suite again under AddressSanitizer + UndefinedBehaviorSanitizer, and what
+#                          ThreadSanitizer can judge under it
+set -eu
+cd "$(dirname "$0")/.."
+long=no
+case "${1:-}" in
+    "") ;;
+    --long) long=yes ;;
+    *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
+esac
+deploy/dependencies.sh test
+
+# suite NAME FOLDER CTEST-ARGUMENTS CMAKE-ARGUMENTS…
+suite() {
+    name=$1 folder=$2 arguments=$3
+    shift 3
+    echo
+    echo "== $name ($folder/)"
+    cmake -S . -B "$folder" -G Ninja -DKVF_WERROR=ON "$@" >/dev/null
+    cmake --build "$folder"
+    # shellcheck disable=SC2086
+    ctest --test-dir "$folder" --output-on-failure --no-tests=error $arguments
+}
+
+suite "tests" build ""
+[ $long = yes ] || exit 0
+suite "tests under AddressSanitizer and UndefinedBehaviorSanitizer" build-asan-ubsan "" -DKVF_SANITIZE=address,undefined
+suite "tests under ThreadSanitizer" build-tsan "-L tsan" -DKVF_SANITIZE=thread
