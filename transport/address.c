@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Splits "host:port" or "[host]:port"; false if it is neither. */
 static bool split(const char *text, char *host, size_t host_bytes, const char **port) {
@@ -46,4 +47,11 @@ kvf_status_t kvf_address_resolve(const char *text, struct sockaddr_storage *addr
     *address_bytes = found->ai_addrlen;
     freeaddrinfo(found);
     return KVF_OK;
+}
+
+int kvf_runtime_dir_default(char *path, size_t bytes) {
+    const char *session = getenv("XDG_RUNTIME_DIR");
+    if (geteuid() == 0) return snprintf(path, bytes, "/run/kvfuse");
+    if (session && session[0] == '/') return snprintf(path, bytes, "%s/kvfuse", session);
+    return snprintf(path, bytes, "/tmp/kvfuse-%u", (unsigned)geteuid());
 }
