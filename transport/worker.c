@@ -53,6 +53,10 @@ static void on_prepare(uv_prepare_t *prepare) {
         progress(worker, BUSY_POLL_ROUNDS);
         return;
     }
+    if (worker->has_work) {
+        progress(worker, 0);
+        return;
+    }
     bool brought = progress(worker, worker->options.spin);
     ucs_status_t armed = ucp_worker_arm(worker->ucp);
     if (armed == UCS_OK) {
@@ -119,6 +123,8 @@ err_free:
     free(worker);
     return kvf_status_from_ucs(status);
 }
+
+void kvf_worker_set_has_work(kvf_worker_t *worker, bool has_work) { worker->has_work = has_work; }
 
 size_t kvf_worker_num_conns(const kvf_worker_t *worker) { return HASH_COUNT(worker->by_ep); }
 

@@ -43,6 +43,10 @@ kvf_status_t kvf_worker_create(kvf_ucx_t *ucx, uv_loop_t *loop, const kvf_worker
  * and frees the worker. The loop's handles are closed; run the loop once more to free them. */
 void kvf_worker_destroy(kvf_worker_t *worker);
 
+/* While `has_work` is true the caller keeps the loop from sleeping (an active idle handle): each turn progresses UCX as far as
+ * there is something, and does not spin or arm. */
+void kvf_worker_set_has_work(kvf_worker_t *worker, bool has_work);
+
 /* Connections that are not closed yet. */
 size_t kvf_worker_num_conns(const kvf_worker_t *worker);
 

@@ -17,6 +17,7 @@ struct kvf_worker {
     uv_poll_t wake;       /* UCX's event fd: it only wakes the loop */
     uv_idle_t idle;       /* runs while the loop must not sleep */
     uv_timer_t nap;       /* instead of idle, while UCX says BUSY and brings nothing */
+    bool has_work;         /* of the loop's other users: do not spin */
     unsigned open_handles; /* of the four above, until libuv lets go of them */
     unsigned busy_rounds; /* in a row, with nothing brought */
     kvf_conn_t *by_ep;    /* uthash: UCX's reply endpoint -> connection */
