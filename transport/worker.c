@@ -10,22 +10,24 @@ enum {
     BUSY_ROUNDS_MAX = 1000, /* then UCX is not to be believed (a dead peer's shared memory): look again later */
     NAP_MS = 1,
     BUSY_POLL_ROUNDS = 16, /* of progress a loop iteration when polling */
+    ROUNDS_MAX = 256,      /* that bring something, a loop iteration */
     DESTROY_WAIT_MS = 5000,
 };
 
-/* Progresses until nothing came for `spin` rounds. Returns whether anything came. */
-static bool progress(kvf_worker_t *worker, unsigned spin) {
-    bool any = false;
-    for (unsigned empty = 0; empty <= spin;) {
+/* Progresses until nothing came for `spin` rounds, or the loop's others must have their turn. Returns the rounds that brought
+ * something: ROUNDS_MAX means that there may be more. */
+static unsigned progress(kvf_worker_t *worker, unsigned spin) {
+    unsigned rounds = 0;
+    for (unsigned empty = 0; empty <= spin && rounds < ROUNDS_MAX;) {
         if (ucp_worker_progress(worker->ucp)) {
-            any = true;
+            rounds++;
             empty = 0;
             kvf__worker_start_closes(worker);
         } else {
             empty++;
         }
     }
-    return any;
+    return rounds;
 }
 
 static void on_idle(uv_idle_t *idle) { (void)idle; /* its being there keeps the loop from sleeping */ }
@@ -57,7 +59,11 @@ static void on_prepare(uv_prepare_t *prepare) {
         progress(worker, 0);
         return;
     }
-    bool brought = progress(worker, worker->options.spin);
+    unsigned brought = progress(worker, worker->options.spin);
+    if (brought == ROUNDS_MAX) {
+        stay_awake(worker, true);
+        return;
+    }
     ucs_status_t armed = ucp_worker_arm(worker->ucp);
     if (armed == UCS_OK) {
         worker->busy_rounds = 0;
@@ -65,7 +71,7 @@ static void on_prepare(uv_prepare_t *prepare) {
         return;
     }
     if (armed != UCS_ERR_BUSY) kvf_log_error("cannot arm the worker: %s", ucs_status_string(armed));
-    stay_awake(worker, brought);
+    stay_awake(worker, brought > 0);
 }
 
 static kvf_status_t start_handles(kvf_worker_t *worker, int event_fd) {
