@@ -122,8 +122,9 @@ typedef enum kvf_transport {
 
 typedef enum kvf_progress { KVF_PROGRESS_THREAD = 0, KVF_PROGRESS_CALLER = 1 } kvf_progress_t;
 
+/* A field that is 0 or NULL means its default. */
 typedef struct kvf_client_options {
-    const char *address;         /* host:port or [v6]:port; borrowed during kvf_connect. Default 127.0.0.1:7311 */
+    const char *address;         /* host:port or [v6]:port, resolved once, by kvf_connect. Default 127.0.0.1:7311 */
     const char *name;            /* shown to admins, ≤ 63 bytes; borrowed. Default: the program's name */
     kvf_transport_t transport;
     kvf_progress_t progress;
@@ -175,7 +176,8 @@ KVF_API_CHECK kvf_status_t kvf_space_open(kvf_client_t *client, const char *name
 /* ---- memory ---- */
 
 /* Memory for blocks that the daemon on this host can read itself (a memfd, populated and shared at once): puts from it cost one
- * copy. To a daemon elsewhere it is plain memory. Make it once, at start-up. Freed by kvf_memory_free or kvf_close. */
+ * copy. To a daemon elsewhere, or one whose client-memory is used up, it is plain memory. Make it once, at start-up: a client has
+ * at most 15 of them (KVF_ERR_BUSY). Freed by kvf_memory_free or kvf_close; no request may use it then. */
 KVF_API_CHECK kvf_status_t kvf_memory_alloc(kvf_client_t *client, size_t bytes, void **base);
 KVF_API void kvf_memory_free(kvf_client_t *client, void *base);
 
@@ -210,9 +212,9 @@ typedef struct kvf_request_options {
     void *user;           /* comes back in the completion */
 } kvf_request_options_t;
 
-/* All calls below: keys, pieces, blocks and options are copied, and may go when the call returns. The blocks' memory and
- * `statuses` [count] are borrowed until the request's completion. `options`, `statuses` and `request` may be NULL. They
- * return KVF_OK (started), KVF_ERR_INVALID, KVF_ERR_TOO_LARGE or KVF_ERR_NO_MEMORY; nothing else happens at once. */
+/* All calls below: `count` is 1 to 2^20. Keys, pieces, blocks and options are copied, and may go when the call returns. The
+ * blocks' memory and `statuses` [count] are borrowed until the request's completion. `options`, `statuses` and `request` may be
+ * NULL. They return KVF_OK (started), KVF_ERR_INVALID, KVF_ERR_TOO_LARGE or KVF_ERR_NO_MEMORY; nothing else happens at once. */
 typedef uint64_t kvf_request_t;
 
 /* Stores blocks. Status of each: KVF_OK (its bytes have landed and are readable), KVF_EXISTS, or why not. The bytes must
@@ -238,7 +240,7 @@ KVF_API_CHECK kvf_status_t kvf_delete(kvf_space_t *space, const kvf_key_t *keys,
 typedef struct kvf_completion {
     kvf_request_t request;
     void *user;
-    kvf_status_t status; /* KVF_OK: each key has KVF_OK or KVF_EXISTS. KVF_PARTIAL: some have not. Else: all failed so */
+    kvf_status_t status; /* KVF_OK: each key has KVF_OK or KVF_EXISTS. Else what all failed with, if it was one thing; or KVF_PARTIAL */
     size_t matched;      /* of kvf_match */
 } kvf_completion_t;
 
@@ -253,7 +255,8 @@ KVF_API size_t kvf_poll(kvf_client_t *client, kvf_completion_t *completions, siz
 KVF_API size_t kvf_wait(kvf_client_t *client, kvf_completion_t *completions, size_t max, uint32_t timeout_ms);
 
 /* Waits until `request` completes, and takes its completion out of the queue. Others stay there. Returns its status; all
- * requests end within their own timeout, so this does. `matched` may be NULL. Each completion can be taken once. */
+ * requests end within their own timeout, so this does. `matched` may be NULL. Each completion can be taken once: afterwards, and
+ * for a number that is no request's, KVF_ERR_INVALID. */
 KVF_API kvf_status_t kvf_wait_request(kvf_client_t *client, kvf_request_t request, size_t *matched);
 
 #ifdef __cplusplus

@@ -1,0 +1,273 @@
+/* state.h - what libkvfuse knows: the client, its requests and their parts, its connection and memory.
+ *
+ *   caller's threads                    loop thread (or whoever drives the loop, with KVF_PROGRESS_CALLER)
+ *   kvf_put … -> submitted  ----------> live requests -> queue by operation -> parts -> frames
+ *   kvf_poll  <- completed  <---------- request ends   <- statuses          <- answers
+ *
+ * A request is what the caller asked for; a part is one frame of it, within the daemon's limits. A call is a blocking
+ * function of the API that runs on the loop.
+ * Threads: fields belong to the loop, unless marked.  Locks: `lock` guards what is marked [lock]; it is a leaf.
+ * `driving` is held by whoever runs the loop with KVF_PROGRESS_CALLER; it comes before `lock`. */
+#ifndef KVF_CLIENT_STATE_H
+#define KVF_CLIENT_STATE_H
+
+#include "client/include/kvfuse.h"
+
+#include "fusion/layout.h"
+#include "proto/kvfuse.pb-c.h"
+#include "proto/memory_wire.h"
+#include "proto/record.h"
+#include "proto/wire.h"
+#include "transport/segment.h"
+#include "transport/worker.h"
+
+#include "client/bounce.h"
+#include "client/copy.h"
+#include "client/split.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+/* A table that cannot grow leaves the new element out (its hh.tbl is NULL) instead of ending the process. */
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+#include <utlist.h>
+#include <uv.h>
+
+enum {
+    KVF__BATCH_MAX = 1 << 20,          /* blocks or keys in a request */
+    KVF__NETWORK_PART_BYTES = 4 << 20, /* of a frame's data, unless one block is larger */
+    KVF__SHARED_PART_BYTES = 8 << 20,  /* of blocks in a frame through shared memory, unless one is larger */
+    KVF__BOUNCE_PARTS = 4, /* a part takes at most this fraction of the bounce ring, unless one block is larger */
+    KVF__FLIGHT_BYTES = 32 << 20,     /* of blocks under way, of puts and of gets each, unless one is larger */
+    KVF__TURN_BYTES = 4 << 20,        /* copied or hashed in one turn of the loop */
+    KVF__RECEIVE_BYTES_MAX = 1 << 30, /* of a frame from the daemon */
+    KVF__SEGMENTS_MAX = 1024,         /* of the daemon, mapped at a time */
+    KVF__SPIN = 200,                  /* empty rounds of UCX before the loop sleeps */
+    KVF__BACKOFF_MIN_MS = 50,
+    KVF__BACKOFF_MAX_MS = 2000,
+    KVF__REGISTERED_MAX = 1024,
+};
+
+typedef struct kvf__part kvf__part_t;
+typedef struct kvf__request kvf__request_t;
+typedef struct kvf__call kvf__call_t;
+typedef struct kvf__lease kvf__lease_t;
+typedef struct kvf__link kvf__link_t;
+typedef struct kvf__segment kvf__segment_t;
+
+/* ---- requests ---- */
+
+typedef enum kvf__op { KVF__OP_PUT, KVF__OP_GET, KVF__OP_MATCH, KVF__OP_DELETE, KVF__NUM_OPS } kvf__op_t;
+
+typedef struct kvf__block {
+    kvf_key_t key;
+    const kvf_piece_t *pieces; /* none of them empty */
+    size_t num_pieces;
+    uint64_t position;
+} kvf__block_t;
+
+/* One allocation holds the request, its blocks, pieces and keys. */
+struct kvf__request {
+    kvf_client_t *client;
+    kvf_request_t id;
+    void *user;
+    kvf__op_t op;
+    kvf_space_t *space;
+    uint64_t deadline_ns;
+    uint32_t first_layer, num_layers;
+    uint64_t slice_bytes; /* of a block: what of it the request moves */
+    size_t count;
+    kvf__block_t *blocks;   /* [count] */
+    kvf_status_t *statuses; /* [count] the caller's, or `own_statuses`; KVF_IN_PROGRESS until known; NULL for a match */
+    kvf_status_t *own_statuses;
+
+    size_t next;        /* first block that was not sent */
+    kvf__part_t *parts; /* that were sent and have not ended */
+    size_t matched;
+    bool is_queued;
+    bool is_ending;   /* its fate is `end_status`, but UCX still reads the caller's memory */
+    bool is_draining; /* its connection is lost, but the daemon may still read the caller's memory */
+    kvf_status_t end_status;
+    kvf__request_t *live_prev, *live_next;   /* submitted, not completed */
+    kvf__request_t *queue_prev, *queue_next; /* of its operation, while is_queued */
+
+    UT_hash_handle hh; /* [lock] by id, until its completion is taken */
+    bool is_completed; /* [lock] */
+    kvf_status_t status;
+    kvf__request_t *prev, *next_done; /* [lock] in `submitted`, then in `completed` */
+};
+
+/* One frame that waits for its answer. Without a request or a call nobody waits any more: it keeps its place among the
+ * daemon's requests in flight. */
+struct kvf__part {
+    UT_hash_handle hh; /* by number */
+    uint64_t number;
+    kvf_frame_type_t type; /* that was sent */
+    kvf_client_t *client;
+    kvf__request_t *request;
+    kvf__call_t *call;
+    kvf_space_t *space;  /* of an open */
+    size_t first, count; /* blocks of the request */
+    uint64_t bytes;      /* counted in client->flight_bytes */
+    bool is_sending;     /* UCX may read the caller's memory */
+    bool is_answered;
+    bool is_lent;   /* the daemon reads the caller's memory */
+    bool is_shared; /* a get through shared memory */
+    kvf__chunk_t *chunk;
+    kvf__lease_t *lease;
+    uint64_t sent_ns;
+    kvf__part_t *prev, *next; /* of the request */
+};
+
+/* ---- calls ---- */
+
+struct kvf__call {
+    void (*start)(kvf_client_t *client,
+                  kvf__call_t *call); /* on the loop; again after each reconnect while it has no part */
+    uint64_t deadline_ns;
+    kvf_status_t status;
+    bool is_done; /* [lock] */
+    kvf_error_t error;
+    bool is_waiting; /* for a connection */
+    kvf__part_t *part;
+    kvf_space_t *space;
+    void *base;
+    kvf_segment_t segment;
+    size_t bytes;
+    uint64_t round_trip_ns;
+    unsigned region; /* that is lent or taken back, or KVF_REGIONS_MAX */
+    kvf__call_t *prev, *next;
+};
+
+/* ---- space ---- */
+
+struct kvf_space {
+    kvf_client_t *client;
+    char name[KVF_SPACE_NAME_BYTES_MAX + 1];
+    kvf_layout_t *layout;
+    kvf_policy_t policy;
+    uint64_t layer_bytes, block_bytes;
+    uint32_t id;         /* of this connection */
+    kvf_status_t status; /* KVF_OK, or why the daemon would not open it again after a reconnect */
+    kvf_space_t *next;
+};
+
+/* ---- memory ---- */
+
+typedef struct kvf__region {
+    bool is_used;
+    bool is_lent;   /* the daemon has it mapped */
+    uint32_t asked; /* KVF_MEMORY_LEND or _TAKE_BACK, while it awaits its answer; else 0 */
+    kvf_segment_t segment;
+    kvf__call_t *call;
+} kvf__region_t;
+
+typedef struct kvf__registration {
+    void *base;
+    ucp_mem_h memory;
+    struct kvf__registration *next;
+} kvf__registration_t;
+
+/* Of the daemon, mapped for reading. */
+struct kvf__segment {
+    UT_hash_handle hh;
+    uint32_t number;
+    kvf_status_t status; /* KVF_IN_PROGRESS, KVF_OK, or why it cannot be mapped */
+    const uint8_t *base;
+    size_t bytes;
+    uint64_t mapping; /* another number for each mapping */
+    uint64_t last_used;
+};
+
+enum { KVF__BOUNCE_REGION = 0 };
+
+/* ---- client ---- */
+
+typedef enum kvf__state {
+    KVF__STATE_DOWN,       /* waits for the next try */
+    KVF__STATE_CONNECTING, /* HELLO was sent */
+    KVF__STATE_ATTACHING,  /* ATTACH was sent */
+    KVF__STATE_LENDING,    /* LEND of each region was sent */
+    KVF__STATE_OPENING,    /* OPEN_SPACE of each space was sent */
+    KVF__STATE_READY,
+    KVF__STATE_CLOSING,  /* UCX has not let go yet */
+    KVF__STATE_DRAINING, /* the daemon has not let go of the caller's memory yet */
+} kvf__state_t;
+
+struct kvf_client {
+    kvf_client_options_t options; /* defaults filled in */
+    char address_text[280];
+    char name[64];
+    char host[64]; /* boot id */
+    struct sockaddr_storage address;
+    socklen_t address_bytes;
+
+    /* loop */
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_timer_t state_timer, ping_timer, deadline_timer;
+    uv_idle_t work; /* runs while copies or sends wait for the next turn */
+    kvf_ucx_t ucx;
+    kvf_worker_t *worker;
+    kvf_arena_t *in, *out; /* for the frame that came, and the one that is being made */
+    pthread_t thread;
+    pthread_mutex_t driving;
+    bool is_loop_ready;
+
+    /* connection */
+    kvf_conn_t *conn;
+    kvf__state_t state;
+    kvf_status_t fail_status; /* why it is being closed */
+    char fail_text[256];      /* of the last failure */
+    unsigned backoff_ms, missed;
+    bool was_heard, was_ready;
+    unsigned num_asked; /* answers that this state waits for */
+    uint64_t last_number;
+    uint64_t session, max_message_bytes;
+    uint32_t max_requests, max_batch, ping_tick_ms;
+    uint8_t token[KVF_TOKEN_BYTES];
+    char memory_socket[108];
+    bool is_shared;
+    bool no_shared_gets; /* a segment could not be mapped: gets go by network until the next connection */
+    kvf__link_t *link;
+    kvf__segment_t *segments; /* uthash by number */
+    uint64_t segments_clock;
+
+    /* what is under way */
+    kvf__request_t *live;
+    kvf__request_t *queues[KVF__NUM_OPS];
+    unsigned next_queue;
+    kvf__part_t *parts;                  /* uthash by number */
+    unsigned num_in_flight;              /* of them: put, get, match, delete */
+    uint64_t flight_bytes[KVF__NUM_OPS]; /* of blocks in parts that were sent and have not ended */
+    kvf__lease_t *leases;                /* that are being copied out of, oldest first */
+    uint64_t turn_bytes;
+    uint64_t deadline_ns; /* when deadline_timer fires; UINT64_MAX: not */
+    kvf__call_t *calls;
+    kvf__call_t *connect_call;
+    kvf_space_t *spaces;
+    kvf__region_t regions[KVF_REGIONS_MAX]; /* number 0 is the bounce ring */
+    kvf__bounce_t bounce;
+    bool bounce_is_stale; /* a daemon that was lost may still read from it */
+    kvf__registration_t *registrations;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* a completion came or a call ended */
+    atomic_bool is_closing;
+    kvf_request_t last_id;        /* [lock] */
+    kvf__request_t *submitted;    /* [lock] */
+    kvf__call_t *submitted_calls; /* [lock] */
+    kvf__request_t *requests;     /* [lock] uthash by id */
+    kvf__request_t *completed;    /* [lock] */
+    atomic_size_t num_completed;  /* written under the lock */
+    unsigned num_waiting;         /* [lock] threads on `changed` */
+    int event_fd;
+    bool wants_events; /* [lock] somebody asked for event_fd */
+    bool is_connected; /* [lock] and what follows: kvf_client_info_t */
+    bool shows_shared;
+    uint64_t reconnects;
+    struct kvf__text *texts;
+    const char *daemon_version;
+};
+
+#endif

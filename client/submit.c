@@ -1,0 +1,163 @@
+/* submit.c - kvf_put, kvf_get, kvf_match, kvf_delete: checks, copies, hands over to the loop. */
+#include "client/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static kvf_status_t check_key(const kvf_key_t *key) {
+    return key->bytes && key->num_bytes >= 1 && key->num_bytes <= KVF_KEY_BYTES_MAX ? KVF_OK : KVF_ERR_INVALID;
+}
+
+/* Checks the pieces of one block, and counts those that are not empty. */
+static kvf_status_t check_pieces(const kvf_block_t *block, uint64_t slice_bytes, size_t *num_pieces) {
+    uint64_t left = slice_bytes;
+    if (block->num_pieces && !block->pieces) return KVF_ERR_INVALID;
+    for (size_t i = 0; i < block->num_pieces; i++) {
+        const kvf_piece_t *piece = &block->pieces[i];
+        if (piece->bytes > left) return KVF_ERR_INVALID;
+        if (!piece->bytes) continue;
+        if (!piece->base || (uintptr_t)piece->base > UINTPTR_MAX - piece->bytes) return KVF_ERR_INVALID;
+        left -= piece->bytes;
+        (*num_pieces)++;
+    }
+    return left == 0 ? KVF_OK : KVF_ERR_INVALID;
+}
+
+/* What the caller gave, blocks or bare keys. */
+typedef struct wish {
+    kvf__op_t op;
+    const kvf_block_t *blocks;
+    const kvf_key_t *keys;
+    size_t count;
+    uint32_t first_layer, num_layers;
+    uint64_t slice_bytes;
+    size_t num_pieces, key_bytes; /* in all */
+} wish_t;
+
+static const kvf_key_t *key_of(const wish_t *wish, size_t i) {
+    return wish->blocks ? &wish->blocks[i].key : &wish->keys[i];
+}
+
+static kvf_status_t check_layers(const kvf_space_t *space, const kvf_request_options_t *options, wish_t *wish) {
+    uint32_t layers = space->layout->layers;
+    wish->num_layers = layers;
+    if (wish->op == KVF__OP_GET && options) {
+        if (options->first_layer >= layers || options->num_layers > layers - options->first_layer)
+            return KVF_ERR_INVALID;
+        wish->first_layer = options->first_layer;
+        wish->num_layers = options->num_layers ? options->num_layers : layers - options->first_layer;
+    }
+    wish->slice_bytes = wish->num_layers * space->layer_bytes;
+    return KVF_OK;
+}
+
+static kvf_status_t check(kvf_space_t *space, const kvf_request_options_t *options, wish_t *wish) {
+    if (!space || wish->count == 0 || (!wish->blocks && !wish->keys)) return KVF_ERR_INVALID;
+    if (wish->count > KVF__BATCH_MAX) return KVF_ERR_TOO_LARGE;
+    kvf_status_t status = check_layers(space, options, wish);
+    for (size_t i = 0; i < wish->count && status == KVF_OK; i++) {
+        status = check_key(key_of(wish, i));
+        if (status == KVF_OK) wish->key_bytes += key_of(wish, i)->num_bytes;
+        if (status == KVF_OK && wish->blocks)
+            status = check_pieces(&wish->blocks[i], wish->slice_bytes, &wish->num_pieces);
+    }
+    if (wish->num_pieces > SIZE_MAX / 4 / sizeof(kvf_piece_t)) return KVF_ERR_TOO_LARGE;
+    return status;
+}
+
+/* Copies what the caller gave behind the request. */
+static void copy_wish(const wish_t *wish, kvf__request_t *request) {
+    kvf_piece_t *pieces = (kvf_piece_t *)(request->blocks + wish->count);
+    uint8_t *keys = (uint8_t *)(pieces + wish->num_pieces);
+    for (size_t i = 0; i < wish->count; i++) {
+        kvf__block_t *block = &request->blocks[i];
+        const kvf_key_t *key = key_of(wish, i);
+        memcpy(keys, key->bytes, key->num_bytes);
+        *block = (kvf__block_t){.key = {.bytes = keys, .num_bytes = key->num_bytes}, .pieces = pieces};
+        keys += key->num_bytes;
+        if (!wish->blocks) continue;
+        block->position = wish->blocks[i].position;
+        for (size_t p = 0; p < wish->blocks[i].num_pieces; p++)
+            if (wish->blocks[i].pieces[p].bytes) *pieces++ = wish->blocks[i].pieces[p];
+        block->num_pieces = (size_t)(pieces - block->pieces);
+    }
+}
+
+static kvf__request_t *create(kvf_space_t *space, const wish_t *wish, const kvf_request_options_t *options,
+                              kvf_status_t *statuses) {
+    kvf__request_t *request = malloc(sizeof(*request) + wish->count * sizeof(kvf__block_t) +
+                                     wish->num_pieces * sizeof(kvf_piece_t) + wish->key_bytes);
+    if (!request) return NULL;
+    kvf_client_t *client = space->client;
+    uint32_t timeout_ms = options && options->timeout_ms ? options->timeout_ms : client->options.request_timeout_ms;
+    *request = (kvf__request_t){.client = client,
+                                .user = options ? options->user : NULL,
+                                .op = wish->op,
+                                .space = space,
+                                .deadline_ns = kvf__after_ms(kvf__now_ns(), timeout_ms),
+                                .first_layer = wish->first_layer,
+                                .num_layers = wish->num_layers,
+                                .slice_bytes = wish->slice_bytes,
+                                .count = wish->count,
+                                .blocks = (kvf__block_t *)(request + 1),
+                                .statuses = statuses,
+                                .end_status = KVF_OK};
+    copy_wish(wish, request);
+    if (wish->op == KVF__OP_MATCH) return request;
+    if (!statuses) request->statuses = request->own_statuses = malloc(wish->count * sizeof(*statuses));
+    if (!request->statuses) {
+        free(request);
+        return NULL;
+    }
+    for (size_t i = 0; i < wish->count; i++) request->statuses[i] = KVF_IN_PROGRESS;
+    return request;
+}
+
+static kvf_status_t submit(kvf_space_t *space, wish_t *wish, const kvf_request_options_t *options,
+                           kvf_status_t *statuses, kvf_request_t *id) {
+    kvf_status_t status = check(space, options, wish);
+    if (status) return status;
+    kvf__request_t *request = create(space, wish, options, statuses);
+    if (!request) return KVF_ERR_NO_MEMORY;
+    kvf_client_t *client = space->client;
+    pthread_mutex_lock(&client->lock);
+    request->id = ++client->last_id;
+    HASH_ADD(hh, client->requests, id, sizeof(request->id), request);
+    bool is_known = request->hh.tbl != NULL;
+    if (is_known) {
+        if (id) *id = request->id;
+        DL_APPEND2(client->submitted, request, prev, next_done);
+    }
+    pthread_mutex_unlock(&client->lock);
+    if (is_known) {
+        kvf__loop_wake(client);
+        return KVF_OK;
+    }
+    free(request->own_statuses);
+    free(request);
+    return KVF_ERR_NO_MEMORY;
+}
+
+kvf_status_t kvf_put(kvf_space_t *space, const kvf_block_t *blocks, size_t count, const kvf_request_options_t *options,
+                     kvf_status_t *statuses, kvf_request_t *request) {
+    wish_t wish = {.op = KVF__OP_PUT, .blocks = blocks, .count = count};
+    return submit(space, &wish, options, statuses, request);
+}
+
+kvf_status_t kvf_get(kvf_space_t *space, const kvf_block_t *blocks, size_t count, const kvf_request_options_t *options,
+                     kvf_status_t *statuses, kvf_request_t *request) {
+    wish_t wish = {.op = KVF__OP_GET, .blocks = blocks, .count = count};
+    return submit(space, &wish, options, statuses, request);
+}
+
+kvf_status_t kvf_match(kvf_space_t *space, const kvf_key_t *keys, size_t count, const kvf_request_options_t *options,
+                       kvf_request_t *request) {
+    wish_t wish = {.op = KVF__OP_MATCH, .keys = keys, .count = count};
+    return submit(space, &wish, options, NULL, request);
+}
+
+kvf_status_t kvf_delete(kvf_space_t *space, const kvf_key_t *keys, size_t count, const kvf_request_options_t *options,
+                        kvf_status_t *statuses, kvf_request_t *request) {
+    wish_t wish = {.op = KVF__OP_DELETE, .keys = keys, .count = count};
+    return submit(space, &wish, options, statuses, request);
+}
