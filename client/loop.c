@@ -4,6 +4,8 @@
 
 #include "transport/log.h"
 
+#include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 
 /* ---- what the loop does ---- */
@@ -57,7 +59,10 @@ void kvf__loop_wake(kvf_client_t *client) {
 }
 
 void kvf__loop_drive(kvf_client_t *client) {
-    if (pthread_mutex_trylock(&client->driving)) return;
+    if (pthread_mutex_trylock(&client->driving)) {
+        sched_yield(); /* to the one that drives */
+        return;
+    }
     take_submissions(client);
     uv_run(&client->loop, UV_RUN_NOWAIT);
     pthread_mutex_unlock(&client->driving);
@@ -115,6 +120,20 @@ static void *run_thread(void *arg) {
     return NULL;
 }
 
+/* The thread takes no signals: they are the program's, to be handled where it expects them. */
+static kvf_status_t start_thread(kvf_client_t *client) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failure = pthread_create(&client->thread, NULL, run_thread, client);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!failure)
+        pthread_setname_np(client->thread, "kvfuse");
+    else
+        client->options.progress = KVF_PROGRESS_CALLER; /* the closing falls to us */
+    return kvf_status_from_errno(failure);
+}
+
 kvf_status_t kvf__loop_open(kvf_client_t *client, kvf_error_t *error) {
     const char *what = "cannot make a loop";
     kvf_status_t status = open_handles(client);
@@ -124,11 +143,7 @@ kvf_status_t kvf__loop_open(kvf_client_t *client, kvf_error_t *error) {
     }
     if (status == KVF_OK && client->options.progress == KVF_PROGRESS_THREAD) {
         what = "cannot start a thread";
-        status = kvf_status_from_errno(pthread_create(&client->thread, NULL, run_thread, client));
-        if (status)
-            client->options.progress = KVF_PROGRESS_CALLER; /* the closing falls to us */
-        else
-            pthread_setname_np(client->thread, "kvfuse");
+        status = start_thread(client);
     }
     if (status) snprintf(error->text, sizeof(error->text), "%s: %s", what, kvf_status_text(status));
     return status;

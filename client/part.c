@@ -45,6 +45,7 @@ static void strike(kvf__part_t *part) {
     if (known != part) return;
     HASH_DEL(client->parts, part);
     if (is_counted(part)) client->num_in_flight--;
+    if (part->is_abandoned) client->num_abandoned--;
 }
 
 /* Gives back what it holds for its request. */
@@ -102,7 +103,14 @@ void kvf__part_on_sent(void *arg, kvf_status_t status) {
 void kvf__part_abandon(kvf__part_t *part) {
     if (part->lease) kvf__lease_release(part);
     leave_request(part); /* a bounced put's deadline is over: the daemon drops what it read */
-    if (part->is_answered) destroy(part);
+    if (part->is_answered) {
+        destroy(part);
+        return;
+    }
+    part->is_abandoned = true;
+    if (++part->client->num_abandoned >= part->client->max_requests)
+        kvf__connection_fail(part->client, KVF_ERR_TIMEOUT, "the daemon answers none of %u requests",
+                             part->client->max_requests);
 }
 
 /* ---- answers ---- */

@@ -111,8 +111,9 @@ struct kvf__part {
     uint64_t bytes;      /* counted in client->flight_bytes */
     bool is_sending;     /* UCX may read the caller's memory */
     bool is_answered;
-    bool is_lent;   /* the daemon reads the caller's memory */
-    bool is_shared; /* a get through shared memory */
+    bool is_abandoned; /* counted in client->num_abandoned */
+    bool is_lent;      /* the daemon reads the caller's memory */
+    bool is_shared;    /* a get through shared memory */
     kvf__chunk_t *chunk;
     kvf__lease_t *lease;
     uint64_t sent_ns;
@@ -239,6 +240,7 @@ struct kvf_client {
     unsigned next_queue;
     kvf__part_t *parts;                  /* uthash by number */
     unsigned num_in_flight;              /* of them: put, get, match, delete */
+    unsigned num_abandoned;              /* of those: nobody waits for them any more, but no answer has come */
     uint64_t flight_bytes[KVF__NUM_OPS]; /* of blocks in parts that were sent and have not ended */
     kvf__lease_t *leases;                /* that are being copied out of, oldest first */
     uint64_t turn_bytes;

@@ -37,7 +37,7 @@ extern "C" {
 typedef enum kvf_status {
     KVF_OK = 0,
     KVF_IN_PROGRESS = 1,
-    KVF_EXISTS = 2,  /* put: the key is stored already, its bytes were left as they are */
+    KVF_EXISTS = 2,  /* put: the key is stored already, or another put of it is landing; its bytes were left as they are */
     KVF_PARTIAL = 3, /* of a request: some keys failed, see the status of each */
     KVF_ERR_INVALID = -1,
     KVF_ERR_NOT_FOUND = -2,

@@ -41,6 +41,21 @@ Test(lost_daemon, a_request_that_is_not_answered_times_out_and_a_late_slot_is_ke
     fake_stop(fake);
 }
 
+Test(lost_daemon, requests_that_are_never_answered_do_not_use_up_the_connection) {
+    fake_daemon_t *fake = fake_start(&(fake_options_t){.on_frame = swallow, .max_requests = 2});
+    kvf_client_options_t options = rig_options(fake_address(fake), KVF_TRANSPORT_NETWORK);
+    rig_t rig;
+    rig_open(&rig, &options, NULL, false);
+    cr_assert_eq(rig_put(&rig, 4, 0), KVF_OK);
+    atomic_store(&swallowed, KVF_FRAME_GET);
+    for (int i = 0; i < 2; i++) cr_assert_eq(rig_get(&rig, 4, 100), KVF_ERR_TIMEOUT);
+    atomic_store(&swallowed, 0);
+    cr_assert_eq(rig_get(&rig, 4, 0), KVF_OK);
+    cr_assert_eq(fake_sessions(fake), 2);
+    rig_close(&rig);
+    fake_stop(fake);
+}
+
 static kvf_frame_head_t kept_head;
 static uint8_t kept_data[4096];
 
