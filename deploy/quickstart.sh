@@ -25,6 +25,7 @@ finish() {
 }
 trap finish EXIT INT TERM
 
+: >"$work/log"
 "$build/daemon/kvfused" --address 127.0.0.1:0 --runtime-dir "$work" 2>"$work/log" &
 daemon=$!
 address=
@@ -40,7 +41,7 @@ echo "kvfuse: kvfused (pid $daemon) listens on $address"
 kvfuse="$build/client/kvfuse"
 for transport in shared network; do
     echo
-    echo "== $transport memory transport" | sed 's/network memory transport/network transport (UCX over TCP)/; s/shared memory transport/shared memory transport/'
+    case $transport in shared) echo "== through shared memory" ;; network) echo "== over the network (UCX, TCP)" ;; esac
     "$kvfuse" put --address "$address" --transport $transport --space "sample-$transport" tests/data/sample.safetensors
     "$kvfuse" get --address "$address" --transport $transport --space "sample-$transport" tests/data/sample.safetensors \
         --out "$work/$transport.safetensors" --verify

@@ -19,7 +19,7 @@ suite() {
     shift 3
     echo
     echo "== $name ($folder/)"
-    cmake -S . -B "$folder" -G Ninja -DKVF_WERROR=ON "$@" >/dev/null
+    cmake -S . -B "$folder" -G Ninja -DKVF_TESTS=ON -DKVF_WERROR=ON "$@" >/dev/null
     cmake --build "$folder"
     # shellcheck disable=SC2086
     ctest --test-dir "$folder" --output-on-failure --no-tests=error $arguments

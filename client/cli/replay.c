@@ -1,0 +1,282 @@
+/* replay.c - runs a request trace (Mooncake's format) against a daemon: for each request the longest stored prefix of its
+ * blocks is matched and read, and the rest is put, with small stand-ins for the blocks. The prefix hit ratio that comes out is
+ * that of the daemon's eviction. */
+#include "client/cli/cli.h"
+#include "client/cli/progress.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    LINE_BYTES_MAX = 1 << 20,
+    REQUEST_BLOCKS_MAX = 16384,
+    KEY_BYTES = 16,
+    BATCH = 256,
+    TRACE_BLOCK_TOKENS = 512, /* of the format */
+    STAND_IN_BYTES_MIN = 64,
+    STAND_IN_BYTES_MAX = 1 << 16,
+};
+
+typedef struct replay_options {
+    kvf_cli_connection_t connection;
+    const char *trace, *space;
+    uint64_t block_bytes, limit;
+    bool json, skip_get;
+} replay_options_t;
+
+typedef struct replay {
+    const replay_options_t *options;
+    kvf_space_t *space;
+    kvf_client_t *client;
+    uint64_t ids[REQUEST_BLOCKS_MAX];
+    uint8_t keys[REQUEST_BLOCKS_MAX][KEY_BYTES];
+    uint8_t *bytes; /* [BATCH, block_bytes] */
+    uint64_t requests, blocks, matched, got, wrong, put, refused;
+} replay_t;
+
+/* ---- blocks that stand in ---- */
+
+static void fill_block(uint8_t *to, size_t bytes, uint64_t id) {
+    uint64_t value = id * UINT64_C(0x9e3779b97f4a7c15) + 1;
+    for (size_t i = 0; i + 8 <= bytes; i += 8) {
+        memcpy(to + i, &value, 8);
+        value = value * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    }
+}
+
+static bool is_block(const uint8_t *bytes, size_t count, uint64_t id) {
+    uint8_t expected[STAND_IN_BYTES_MAX];
+    fill_block(expected, count, id);
+    return !memcmp(bytes, expected, count);
+}
+
+static void describe_blocks(replay_t *replay, size_t first, size_t count, kvf_block_t *blocks, kvf_piece_t *pieces) {
+    size_t block_bytes = replay->options->block_bytes;
+    for (size_t i = 0; i < count; i++) {
+        pieces[i] = (kvf_piece_t){.base = replay->bytes + i * block_bytes, .bytes = block_bytes};
+        blocks[i] = (kvf_block_t){.key = {replay->keys[first + i], KEY_BYTES},
+                                  .pieces = &pieces[i],
+                                  .num_pieces = 1,
+                                  .position = (first + i) * TRACE_BLOCK_TOKENS};
+    }
+}
+
+/* ---- one request ---- */
+
+static kvf_status_t match_prefix(replay_t *replay, size_t count, size_t *matched) {
+    *matched = 0;
+    while (*matched < count) {
+        kvf_key_t keys[BATCH];
+        size_t batch = count - *matched < BATCH ? count - *matched : BATCH, found;
+        for (size_t i = 0; i < batch; i++) keys[i] = (kvf_key_t){replay->keys[*matched + i], KEY_BYTES};
+        kvf_request_t request;
+        kvf_status_t status = kvf_match(replay->space, keys, batch, NULL, &request);
+        if (status == KVF_OK) status = kvf_wait_request(replay->client, request, &found);
+        if (status != KVF_OK) return status;
+        *matched += found;
+        if (found < batch) break;
+    }
+    return KVF_OK;
+}
+
+static kvf_status_t get_range(replay_t *replay, size_t first, size_t count) {
+    kvf_block_t blocks[BATCH];
+    kvf_piece_t pieces[BATCH];
+    kvf_status_t statuses[BATCH];
+    kvf_request_t request;
+    describe_blocks(replay, first, count, blocks, pieces);
+    kvf_status_t status = kvf_get(replay->space, blocks, count, NULL, statuses, &request);
+    if (status == KVF_OK) status = kvf_wait_request(replay->client, request, NULL);
+    if (status < 0) return status;
+    for (size_t i = 0; i < count; i++) {
+        replay->got += statuses[i] == KVF_OK;
+        replay->wrong += statuses[i] == KVF_OK && !is_block(pieces[i].base, pieces[i].bytes, replay->ids[first + i]);
+    }
+    return KVF_OK;
+}
+
+static kvf_status_t put_range(replay_t *replay, size_t first, size_t count) {
+    kvf_block_t blocks[BATCH];
+    kvf_piece_t pieces[BATCH];
+    kvf_status_t statuses[BATCH];
+    kvf_request_t request;
+    describe_blocks(replay, first, count, blocks, pieces);
+    for (size_t i = 0; i < count; i++) fill_block(pieces[i].base, pieces[i].bytes, replay->ids[first + i]);
+    kvf_status_t status = kvf_put(replay->space, blocks, count, NULL, statuses, &request);
+    if (status == KVF_OK) status = kvf_wait_request(replay->client, request, NULL);
+    if (status < 0) return status;
+    for (size_t i = 0; i < count; i++) {
+        replay->put += statuses[i] == KVF_OK;
+        replay->refused += statuses[i] < 0;
+    }
+    return KVF_OK;
+}
+
+static kvf_status_t run_request(replay_t *replay, size_t count) {
+    size_t matched;
+    kvf_status_t status = match_prefix(replay, count, &matched);
+    for (size_t i = 0; status == KVF_OK && i < matched && !replay->options->skip_get; i += BATCH)
+        status = get_range(replay, i, matched - i < BATCH ? matched - i : BATCH);
+    for (size_t i = matched; status == KVF_OK && i < count; i += BATCH)
+        status = put_range(replay, i, count - i < BATCH ? count - i : BATCH);
+    if (status != KVF_OK) return status;
+    replay->requests++;
+    replay->blocks += count;
+    replay->matched += matched;
+    return KVF_OK;
+}
+
+/* ---- the trace ---- */
+
+/* The ids of one line into replay->ids and ->keys; -1 if the line is no request. */
+static long read_line(replay_t *replay, const char *line) {
+    json_t *request = json_loads(line, 0, NULL), *ids = json_object_get(request, "hash_ids");
+    long count = json_is_array(ids) && json_array_size(ids) <= REQUEST_BLOCKS_MAX ? (long)json_array_size(ids) : -1;
+    for (long i = 0; i < count; i++) {
+        json_t *id = json_array_get(ids, (size_t)i);
+        if (!json_is_integer(id)) {
+            count = -1;
+            break;
+        }
+        replay->ids[i] = (uint64_t)json_integer_value(id);
+        memset(replay->keys[i], 0, KEY_BYTES);
+        memcpy(replay->keys[i], &replay->ids[i], sizeof(uint64_t));
+    }
+    json_decref(request);
+    return count;
+}
+
+static int run_trace(replay_t *replay, FILE *file) {
+    static char line[LINE_BYTES_MAX];
+    fseek(file, 0, SEEK_END);
+    kvf_bar_t bar;
+    kvf_bar_start(&bar, STDERR_FILENO, "replay", (uint64_t)ftell(file));
+    rewind(file);
+    long before = 0;
+    kvf_status_t status = KVF_OK;
+    uint64_t number = 0;
+    while (status == KVF_OK && number < replay->options->limit && fgets(line, sizeof(line), file)) {
+        number++;
+        long count = read_line(replay, line);
+        if (count < 0) {
+            kvf_bar_finish(&bar);
+            fprintf(stderr, "kvfuse: %s:%llu: no request with hash_ids (at most %d)\n", replay->options->trace,
+                    (unsigned long long)number, REQUEST_BLOCKS_MAX);
+            return EXIT_FAILURE;
+        }
+        status = run_request(replay, (size_t)count);
+        kvf_bar_advance(&bar, (uint64_t)(ftell(file) - before), (uint64_t)count * replay->options->block_bytes);
+        before = ftell(file);
+    }
+    kvf_bar_finish(&bar);
+    if (status == KVF_OK) return EXIT_SUCCESS;
+    fprintf(stderr, "kvfuse: request %llu: %s\n", (unsigned long long)number, kvf_status_text(status));
+    return EXIT_FAILURE;
+}
+
+static void print_result(const replay_t *replay, double seconds) {
+    double ratio = replay->blocks ? (double)replay->matched / (double)replay->blocks : 0;
+    if (replay->options->json) {
+        printf("{\"trace\": \"%s\", \"requests\": %llu, \"blocks\": %llu, \"matched\": %llu, \"prefix_hit_ratio\": %.4f, "
+               "\"got\": %llu, \"wrong\": %llu, \"put\": %llu, \"refused\": %llu, \"seconds\": %.2f}\n",
+               replay->options->trace, (unsigned long long)replay->requests, (unsigned long long)replay->blocks,
+               (unsigned long long)replay->matched, ratio, (unsigned long long)replay->got, (unsigned long long)replay->wrong,
+               (unsigned long long)replay->put, (unsigned long long)replay->refused, seconds);
+        return;
+    }
+    printf("%llu requests of %llu blocks in %.1f s: prefix hit ratio %.1f %%\n"
+           "%llu blocks read, %llu of them wrong; %llu put, %llu refused\n",
+           (unsigned long long)replay->requests, (unsigned long long)replay->blocks, seconds, 100 * ratio,
+           (unsigned long long)replay->got, (unsigned long long)replay->wrong, (unsigned long long)replay->put,
+           (unsigned long long)replay->refused);
+}
+
+static int replay_to(replay_t *replay, FILE *file) {
+    const replay_options_t *options = replay->options;
+    kvf_layout_t layout = {.layers = 1,
+                           .planes = 1,
+                           .kv_heads = 1,
+                           .head_dim = (uint32_t)(options->block_bytes / 64),
+                           .block_tokens = 32,
+                           .dtype = KVF_BF16,
+                           .model = "kvfuse replay"};
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
+    kvf_error_t error = {""};
+    kvf_status_t status = kvf_space_open(replay->client, options->space, &layout, &policy, &replay->space, &error);
+    if (status != KVF_OK) {
+        fprintf(stderr, "kvfuse: cannot open space '%s': %s: %s\n", options->space, kvf_status_text(status), error.text);
+        return EXIT_FAILURE;
+    }
+    double start = kvf_cli_now();
+    int code = run_trace(replay, file);
+    if (code == EXIT_SUCCESS) print_result(replay, kvf_cli_now() - start);
+    return replay->wrong ? EXIT_FAILURE : code;
+}
+
+static error_t parse(int key, char *argument, struct argp_state *state) {
+    replay_options_t *options = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT: state->child_inputs[0] = &options->connection; return 0;
+    case 'S': options->space = argument; return 0;
+    case 'B':
+        if (!kvf_cli_parse_bytes(argument, &options->block_bytes) || options->block_bytes < STAND_IN_BYTES_MIN ||
+            options->block_bytes > STAND_IN_BYTES_MAX || options->block_bytes % 64)
+            argp_error(state, "--block-bytes is a multiple of 64 of at most 64K, not '%s'", argument);
+        return 0;
+    case 'n':
+        if (!kvf_cli_parse_count(argument, UINT64_MAX, &options->limit))
+            argp_error(state, "--requests is a number, not '%s'", argument);
+        return 0;
+    case 'm': options->skip_get = true; return 0;
+    case 'j': options->json = true; return 0;
+    case ARGP_KEY_ARG:
+        if (options->trace) argp_error(state, "one trace at a time");
+        options->trace = argument;
+        return 0;
+    case ARGP_KEY_END:
+        if (!options->trace) argp_error(state, "which trace?");
+        return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+int kvf_command_replay(int argc, char **argv) {
+    static const struct argp_option table[] = {
+        {"space", 'S', "NAME", 0, "Space to use (replay)", 0},
+        {"block-bytes", 'B', "BYTES", 0, "Size of the stand-in for a block (1K)", 0},
+        {"requests", 'n', "N", 0, "Stop after N requests", 0},
+        {"match-only", 'm', NULL, 0, "Do not read what was matched (the policy then sees no use of it)", 0},
+        {"json", 'j', NULL, 0, "Print one JSON object", 0},
+        {0}};
+    static const struct argp_child children[] = {{.argp = &kvf_cli_connection_argp}, {0}};
+    const struct argp argp = {
+        .options = table,
+        .parser = parse,
+        .args_doc = "TRACE.jsonl",
+        .doc = "Replays a request trace and reports the prefix hit ratio.\vTRACE has one JSON object a line with hash_ids, the "
+               "ids of the request's blocks from its first token on (Mooncake's format).",
+        .children = children};
+    replay_options_t options = {
+        .connection = KVF_CLI_CONNECTION_INIT, .space = "replay", .block_bytes = 1024, .limit = UINT64_MAX};
+    if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;
+    FILE *file = fopen(options.trace, "re");
+    if (!file) {
+        fprintf(stderr, "kvfuse: cannot read %s: %s\n", options.trace, strerror(errno));
+        return EXIT_FAILURE;
+    }
+    replay_t *replay = calloc(1, sizeof(*replay));
+    int code = EXIT_FAILURE;
+    if (replay) {
+        replay->options = &options;
+        replay->bytes = malloc(BATCH * options.block_bytes);
+        replay->client = replay->bytes ? kvf_cli_connect(&options.connection, "kvfuse replay") : NULL;
+        if (replay->client) code = replay_to(replay, file);
+        kvf_close(replay->client);
+        free(replay->bytes);
+    }
+    free(replay);
+    fclose(file);
+    return code;
+}

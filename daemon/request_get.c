@@ -1,0 +1,179 @@
+/* request_get.c - get: over the network the records' own memory is sent; through shared memory the client is told where they
+ * lie and holds them by a lease until it releases them or its time is over. */
+#define KVF_LOG_MODULE "get"
+#include "daemon/session.h"
+
+#include <stdlib.h>
+
+/* ---- holds ---- */
+
+static void drop_hold(kvf_session_t *session, kvf_hold_t *hold) {
+    for (size_t i = 0; i < hold->count; i++) kvf_space_release(hold->space, hold->records[i]);
+    session->held_bytes -= hold->bytes;
+    kvf__session_end(session);
+    free(hold);
+}
+
+/* Pins what is there of `keys`, as far as the session's share of memory goes, and writes the status of each. */
+static kvf_hold_t *hold_keys(kvf_session_t *session, kvf_space_t *space, const kvf_key_t *keys, size_t count,
+                             int32_t *statuses) {
+    kvf_hold_t *hold = malloc(sizeof(*hold) + count * sizeof(hold->records[0]));
+    if (!hold) return NULL;
+    *hold = (kvf_hold_t){.space = space};
+    uint64_t block_bytes = kvf_space_block_bytes(space);
+    uint64_t share = session->service->shared->options->host_bytes / KVF__PINNED_SHARE;
+    for (size_t i = 0; i < count; i++) {
+        if (session->held_bytes && session->held_bytes + block_bytes > share) {
+            statuses[i] = KVF_ERR_BUSY;
+            continue;
+        }
+        kvf_record_t *record = kvf_space_acquire(space, &keys[i]);
+        statuses[i] = record ? KVF_OK : KVF_ERR_NOT_FOUND;
+        if (!record) continue;
+        hold->records[hold->count++] = record;
+        hold->bytes += block_bytes;
+        session->held_bytes += block_bytes;
+    }
+    /* of a chain the head shall outlive the tail */
+    for (size_t i = hold->count; i-- > 0;) kvf_space_touch(space, hold->records[i]);
+    return hold;
+}
+
+static void count_get(kvf_session_t *session, size_t count, const kvf_hold_t *hold, uint64_t bytes) {
+    kvf__count_request(session->service, KVF_OPERATION_GET, hold->count < count ? KVF_PARTIAL : KVF_OK, count, hold->count,
+                       session->heard_ns);
+    kvf_metrics_count(session->service->metrics, KVF_OPERATION_GET, KVF_OPERATION_BYTES_OUT, bytes);
+    atomic_fetch_add_explicit(&session->card.bytes_out, bytes, memory_order_relaxed);
+}
+
+/* ---- over the network ---- */
+
+static void on_reply_sent(void *arg, kvf_status_t status) {
+    (void)status; /* a failed one closes the session elsewhere */
+    kvf_reply_t *reply = arg;
+    DL_DELETE(reply->session->replies, reply);
+    drop_hold(reply->session, reply->hold);
+    free(reply);
+}
+
+/* The checksums [found, layers] and the bytes [found] of what is asked, as the reply carries them. */
+static bool gather(kvf_arena_t *arena, const Kvf__Get *ask, uint32_t layers, const kvf_hold_t *hold, Kvf__GetReply *body,
+                   struct iovec **pieces) {
+    body->n_checksums = hold->count * layers;
+    body->checksums = kvf_arena_alloc(arena, body->n_checksums * sizeof(uint64_t));
+    *pieces = kvf_arena_alloc(arena, hold->count * sizeof(**pieces));
+    if (!body->checksums || !*pieces) return false;
+    for (size_t i = 0; i < hold->count; i++) {
+        const uint64_t *kept = kvf_space_checksums(hold->space, hold->records[i]) + ask->first_layer;
+        for (uint32_t l = 0; l < layers; l++) body->checksums[i * layers + l] = kept[l];
+        (*pieces)[i] = (struct iovec){.iov_base = kvf_space_layer(hold->space, hold->records[i], ask->first_layer),
+                                      .iov_len = layers * kvf_space_layer_bytes(hold->space)};
+    }
+    return true;
+}
+
+static void reply_by_network(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, uint32_t layers, kvf_hold_t *hold,
+                             Kvf__GetReply *body) {
+    kvf_reply_t *reply = malloc(sizeof(*reply));
+    struct iovec *pieces;
+    if (!reply || !gather(session->service->arena, ask, layers, hold, body, &pieces)) {
+        free(reply);
+        drop_hold(session, hold);
+        kvf__session_fail(session, KVF_FRAME_GET, request, KVF_ERR_NO_MEMORY, "no memory for the reply");
+        return;
+    }
+    count_get(session, body->n_statuses, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
+    *reply = (kvf_reply_t){.session = session, .hold = hold, .started_ns = session->heard_ns};
+    DL_APPEND(session->replies, reply);
+    kvf_status_t status = kvf_conn_send(session->conn, KVF_FRAME_GET_REPLY, request, &body->base, pieces, hold->count,
+                                        on_reply_sent, reply);
+    if (status == KVF_OK) return;
+    on_reply_sent(reply, status);
+    kvf_conn_close(session->conn, status);
+}
+
+/* ---- through shared memory ---- */
+
+void kvf__lease_drop(kvf_session_t *session, kvf_lease_t *lease) {
+    HASH_DEL(session->leases, lease);
+    drop_hold(session, lease->hold);
+    free(lease);
+}
+
+static bool locate(kvf_arena_t *arena, const kvf_hold_t *hold, Kvf__GetReply *body) {
+    size_t count = hold->count;
+    body->segments = kvf_arena_alloc(arena, count * sizeof(*body->segments));
+    body->offsets = kvf_arena_alloc(arena, count * sizeof(*body->offsets));
+    body->generations = kvf_arena_alloc(arena, count * sizeof(*body->generations));
+    if (!body->segments || !body->offsets || !body->generations) return false;
+    body->n_segments = body->n_offsets = body->n_generations = count;
+    for (size_t i = 0; i < count; i++)
+        kvf_space_locate(hold->space, hold->records[i], &body->segments[i], &body->offsets[i], &body->generations[i]);
+    return true;
+}
+
+static void reply_by_lease(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, uint32_t layers, kvf_hold_t *hold,
+                           Kvf__GetReply *body) {
+    kvf_lease_t *lease = malloc(sizeof(*lease));
+    if (!lease || !locate(session->service->arena, hold, body)) {
+        free(lease);
+        drop_hold(session, hold);
+        kvf__session_fail(session, KVF_FRAME_GET, request, KVF_ERR_NO_MEMORY, "no memory for the reply");
+        return;
+    }
+    uint64_t latest = session->heard_ns + session->service->shared->options->request_timeout_ms * UINT64_C(1000000);
+    *lease = (kvf_lease_t){.request = request, .hold = hold, .deadline_ns = ask->deadline_ns < latest ? ask->deadline_ns : latest};
+    body->deadline_ns = lease->deadline_ns;
+    count_get(session, body->n_statuses, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
+    HASH_ADD(hh, session->leases, request, sizeof(lease->request), lease);
+    kvf__session_answer(session, KVF_FRAME_GET_REPLY, request, &body->base);
+    if (!hold->count) kvf__lease_drop(session, lease); /* nothing to read, nothing to release */
+}
+
+/* ---- the frame ---- */
+
+static const char *check_ask(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, const kvf_space_t *space,
+                             uint32_t layers) {
+    if (ask->first_layer >= kvf_space_layers(space) || layers == 0 || layers > kvf_space_layers(space) - ask->first_layer)
+        return "layers that the space does not have";
+    if (!ask->shared) {
+        uint64_t most = session->service->shared->options->max_message_bytes;
+        return ask->n_keys > most / (layers * kvf_space_layer_bytes(space)) ? "more bytes than max-message-bytes" : NULL;
+    }
+    if (!session->link) return "shared get without a memory socket";
+    kvf_lease_t *same;
+    HASH_FIND(hh, session->leases, &request, sizeof(request), same);
+    return same ? "a request number that is in use" : NULL;
+}
+
+void kvf__serve_get(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Get *ask) {
+    kvf_space_t *space = kvf__session_take_space(session, head->type, head->request, ask->space);
+    if (!space) return;
+    const kvf_key_t *keys = kvf__session_take_keys(session, head->type, head->request, ask->n_keys, ask->keys);
+    if (!keys) return;
+    uint32_t layers = ask->num_layers;
+    const char *why = check_ask(session, head->request, ask, space, layers);
+    if (why) {
+        kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, why);
+        return;
+    }
+    Kvf__GetReply body = KVF__GET_REPLY__INIT;
+    body.n_statuses = ask->n_keys;
+    body.statuses = kvf_arena_alloc(session->service->arena, ask->n_keys * sizeof(*body.statuses));
+    if (!kvf__session_begin(session, head->type, head->request)) return;
+    kvf_hold_t *hold = body.statuses ? hold_keys(session, space, keys, ask->n_keys, body.statuses) : NULL;
+    if (!hold) {
+        kvf__session_end(session);
+        kvf__session_fail(session, head->type, head->request, KVF_ERR_NO_MEMORY, "no memory for the get");
+        return;
+    }
+    if (hold->count < ask->n_keys) body.status = KVF_PARTIAL;
+    if (ask->shared) reply_by_lease(session, head->request, ask, layers, hold, &body);
+    else reply_by_network(session, head->request, ask, layers, hold, &body);
+}
+
+void kvf__serve_release(kvf_session_t *session, const kvf_frame_head_t *head) {
+    kvf_lease_t *lease;
+    HASH_FIND(hh, session->leases, &head->request, sizeof(head->request), lease);
+    if (lease) kvf__lease_drop(session, lease); /* else its time was over */
+}

@@ -1,0 +1,115 @@
+/* request_put.c - put over the network: the frame carries the blocks. Land, check, answer; through shared memory: landing.c. */
+#define KVF_LOG_MODULE "put"
+#include "daemon/session.h"
+
+#include "kernels/kernels.h"
+
+#include <stdlib.h>
+
+kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, size_t count,
+                                      int32_t *statuses) {
+    Kvf__KeysReply reply = KVF__KEYS_REPLY__INIT;
+    reply.n_statuses = count;
+    reply.statuses = statuses;
+    for (size_t i = 0; i < count; i++) {
+        if (statuses[i] >= 0) continue;
+        reply.status = KVF_PARTIAL;
+        kvf__count_error(session->service, (kvf_status_t)statuses[i]);
+    }
+    kvf__session_answer(session, type, request, &reply.base);
+    return (kvf_status_t)reply.status;
+}
+
+void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count, int32_t *statuses, uint64_t block_bytes,
+                          uint64_t started_ns) {
+    kvf_status_t status = kvf__session_answer_keys(session, KVF_FRAME_PUT_REPLY, request, count, statuses);
+    size_t stored = 0, existed = 0;
+    for (size_t i = 0; i < count; i++) {
+        stored += statuses[i] == KVF_OK;
+        existed += statuses[i] == KVF_EXISTS;
+    }
+    kvf__count_request(session->service, KVF_OPERATION_PUT, status, count, existed, started_ns);
+    kvf_metrics_t *metrics = session->service->metrics;
+    kvf_metrics_count(metrics, KVF_OPERATION_PUT, KVF_OPERATION_BYTES_IN, stored * block_bytes);
+    kvf_metrics_add(metrics, KVF_METRIC_BLOCKS_STORED, stored);
+    kvf_metrics_add(metrics, KVF_METRIC_BLOCKS_EXISTED, existed);
+}
+
+void kvf__session_commit(kvf_space_t *space, kvf_record_t **records, int32_t *statuses, size_t count) {
+    size_t landed = 0;
+    for (size_t i = 0; i < count; i++) { /* closes the ranks: what follows takes them as one batch */
+        kvf_record_t *record = records[i];
+        records[i] = NULL;
+        if (record) records[landed++] = record;
+    }
+    kvf_status_t status = kvf_space_commit(space, records, landed);
+    for (size_t i = 0; i < count; i++)
+        if (status != KVF_OK && statuses[i] == KVF_OK) statuses[i] = status;
+}
+
+/* Copies one block out of the frame into its record. False: a checksum is wrong. */
+static bool land_block(kvf_space_t *space, kvf_record_t *record, const uint8_t *bytes, const uint64_t *checksums) {
+    uint64_t layer_bytes = kvf_space_layer_bytes(space);
+    uint64_t *kept = kvf_space_checksums(space, record);
+    for (uint32_t layer = 0; layer < kvf_space_layers(space); layer++) {
+        uint8_t *to = kvf_space_layer(space, record, layer);
+        kept[layer] = kvf_kernels()->copy_hash64(to, bytes + layer * layer_bytes, layer_bytes);
+        if (kept[layer] != checksums[layer]) return false;
+    }
+    return true;
+}
+
+static const char *check_payload(const Kvf__Put *ask, const kvf_space_t *space, uint64_t payload_bytes) {
+    uint64_t block_bytes = kvf_space_block_bytes(space);
+    if (payload_bytes % block_bytes || payload_bytes / block_bytes != ask->n_keys) return "payload that is not keys x block bytes";
+    if (ask->n_checksums != (uint64_t)ask->n_keys * kvf_space_layers(space)) return "checksums that are not keys x layers";
+    return NULL;
+}
+
+static void land_frame(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, kvf_space_t *space,
+                       const kvf_key_t *keys, const uint8_t *payload) {
+    const char *why = check_payload(ask, space, head->payload_bytes);
+    if (why) {
+        kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, why);
+        return;
+    }
+    int32_t *statuses = kvf_arena_alloc(session->service->arena, ask->n_keys * sizeof(*statuses));
+    kvf_record_t **records = kvf_arena_alloc(session->service->arena, ask->n_keys * sizeof(*records));
+    if (!statuses || !records) {
+        kvf__session_fail(session, head->type, head->request, KVF_ERR_NO_MEMORY, "no memory for the put");
+        return;
+    }
+    uint64_t block_bytes = kvf_space_block_bytes(space);
+    for (size_t i = 0; i < ask->n_keys; i++) {
+        statuses[i] = kvf_space_reserve(space, &keys[i], &records[i]);
+        if (statuses[i] != KVF_OK) continue;
+        if (land_block(space, records[i], payload + i * block_bytes, ask->checksums + i * kvf_space_layers(space))) continue;
+        kvf_space_abort(space, records[i]);
+        records[i] = NULL;
+        statuses[i] = KVF_ERR_CORRUPT;
+    }
+    kvf__session_commit(space, records, statuses, ask->n_keys);
+    kvf__session_end_put(session, head->request, ask->n_keys, statuses, block_bytes, session->heard_ns);
+}
+
+void kvf__serve_put(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, const uint8_t *payload) {
+    if (session->service->is_draining) {
+        kvf__session_fail(session, head->type, head->request, KVF_ERR_SHUTDOWN, "the daemon is shutting down");
+        return;
+    }
+    kvf_space_t *space = kvf__session_take_space(session, head->type, head->request, ask->space);
+    if (!space) return;
+    const kvf_key_t *keys = kvf__session_take_keys(session, head->type, head->request, ask->n_keys, ask->keys);
+    if (!keys) return;
+    if (ask->n_positions && ask->n_positions != ask->n_keys) {
+        kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, "positions that are not one a key");
+        return;
+    }
+    if (!ask->n_shared_regions) {
+        land_frame(session, head, ask, space, keys, payload);
+    } else if (head->payload_bytes) {
+        kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, "both payload and shared pieces");
+    } else {
+        kvf__landing_start(session, head, ask, space, keys);
+    }
+}

@@ -1,0 +1,177 @@
+/* session.h - one client's session, for the files that serve it: session.c (life, dispatch), request_put.c, request_get.c,
+ * request_keys.c, landing.c (copies out of a client's memory), memory_socket.c (shared memory's descriptors).
+ * Threads: the session's service alone. */
+#ifndef KVF_DAEMON_SESSION_H
+#define KVF_DAEMON_SESSION_H
+
+#include "daemon/service.h"
+#include "transport/segment.h"
+
+#include "proto/kvfuse.pb-c.h"
+
+#include <inttypes.h>
+#include <uthash.h>
+#include <utlist.h>
+
+enum {
+    KVF__SWEEP_MS = 100,
+    KVF__HELLO_MS = 5000,          /* for the first frame */
+    KVF__LANDING_SLICE = 1 << 20,  /* bytes copied out of clients' memory a loop turn */
+    KVF__PINNED_SHARE = 4,         /* a session may hold 1/4 of the host bytes against eviction */
+    KVF__IN_FLIGHT_SLACK = 2,      /* the client counts a request as done before our send's completion is seen */
+};
+
+/* Records that a request holds against eviction until its bytes have left. */
+typedef struct kvf_hold {
+    kvf_space_t *space;
+    size_t count;
+    uint64_t bytes;
+    kvf_record_t *records[];
+} kvf_hold_t;
+
+/* A get through shared memory: the client reads, then releases. */
+typedef struct kvf_lease {
+    uint64_t request;
+    uint64_t deadline_ns;
+    kvf_hold_t *hold;
+    UT_hash_handle hh;
+} kvf_lease_t;
+
+/* A get over the network: UCX reads the records until `done`. */
+typedef struct kvf_reply {
+    kvf_session_t *session;
+    kvf_hold_t *hold;
+    uint64_t started_ns;
+    struct kvf_reply *prev, *next;
+} kvf_reply_t;
+
+typedef struct kvf_region {
+    uint32_t id;
+    bool is_used, is_returning; /* is_returning: RETURNED is owed when `readers` falls to 0 */
+    unsigned readers;           /* landing jobs */
+    kvf_segment_t segment;
+} kvf_region_t;
+
+typedef struct kvf_landing kvf_landing_t;
+
+/* Stands beside the session, as libuv frees its handle only later. */
+typedef struct kvf_memory_link {
+    uv_poll_t poll;
+    int fd;
+    kvf_session_t *session; /* NULL: the session has gone */
+} kvf_memory_link_t;
+
+struct kvf_session {
+    kvf_service_t *service;
+    kvf_conn_t *conn;
+    kvf_card_t card;
+    kvf_session_t *prev, *next;
+    bool is_greeted;     /* HELLO came */
+    bool is_refused;     /* no place in the directory: it is told so, then closed */
+    uint64_t opened_ns, heard_ns;
+    unsigned in_flight;  /* landings, replies, leases */
+    uint64_t held_bytes; /* by replies and leases */
+    kvf_lease_t *leases; /* uthash by request */
+    kvf_reply_t *replies;
+    kvf_memory_link_t *link;
+    kvf_region_t regions[KVF_REGIONS_MAX];
+};
+
+struct kvf_service {
+    const kvf_service_shared_t *shared;
+    unsigned number;
+    kvf_metrics_t *metrics;
+    uv_thread_t thread;
+    uv_loop_t loop;
+    kvf_worker_t *worker;
+    kvf_listener_t *listener;
+    uv_async_t wake;
+    uv_timer_t sweep;
+    uv_idle_t land; /* runs while landings wait */
+    kvf_landing_t *landings;
+    kvf_session_t *sessions;
+    kvf_arena_t *arena;
+    bool is_draining;
+    uint64_t drain_deadline_ns;
+    pthread_mutex_t inbox_lock;
+    struct kvf__letter *inbox;
+};
+
+/* Counts something that went wrong, beside what requests end with. */
+static inline void kvf__count_error(kvf_service_t *service, kvf_status_t status) {
+    atomic_fetch_add_explicit(&service->metrics->statuses[kvf_status_index(status)], 1, memory_order_relaxed);
+}
+
+/* Counts the end of a request that had `keys` keys, `hits` of them found, and took since `started_ns`. */
+static inline void kvf__count_request(kvf_service_t *service, kvf_operation_t operation, kvf_status_t status, size_t keys,
+                                      size_t hits, uint64_t started_ns) {
+    kvf_metrics_finish(service->metrics, operation, status, uv_hrtime() - started_ns);
+    kvf_metrics_count(service->metrics, operation, KVF_OPERATION_KEYS, keys);
+    kvf_metrics_count(service->metrics, operation, KVF_OPERATION_HITS, hits);
+    kvf_metrics_count(service->metrics, operation, KVF_OPERATION_MISSES, keys - hits);
+}
+
+/* ---- session.c ---- */
+extern const kvf_worker_callbacks_t kvf__session_callbacks;
+void kvf__session_open(kvf_service_t *service, ucp_conn_request_h request);
+kvf_session_t *kvf__session_find(kvf_service_t *service, uint64_t number);
+/* Ends what has outlived its time; called every KVF__SWEEP_MS. */
+void kvf__session_sweep(kvf_session_t *session, uint64_t now_ns);
+
+/* Sends an answer; a failed send closes the session. */
+void kvf__session_answer(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body);
+/* Answers put, get, match, delete or open `request` with a failure as a whole. */
+void kvf__session_fail(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, kvf_status_t status,
+                       const char *text);
+
+/* Takes a place among the session's requests in flight; false (and the failure is answered) when there is none. */
+bool kvf__session_begin(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request);
+void kvf__session_end(kvf_session_t *session);
+
+/* The keys of a request, checked: count 1…max_batch, each 1…64 bytes. NULL (and the failure is answered) if not. Lives in the
+ * service's arena until the next frame. */
+const kvf_key_t *kvf__session_take_keys(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, size_t count,
+                                        const ProtobufCBinaryData *keys);
+/* The space `id`, or NULL (and the failure is answered). */
+kvf_space_t *kvf__session_take_space(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, uint32_t id);
+
+/* ---- request_*.c: each serves one frame; `payload` is [head->payload_bytes] ---- */
+void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__OpenSpace *ask);
+void kvf__serve_put(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, const uint8_t *payload);
+void kvf__serve_get(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Get *ask);
+void kvf__serve_release(kvf_session_t *session, const kvf_frame_head_t *head);
+void kvf__serve_match(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Match *ask);
+void kvf__serve_delete(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Delete *ask);
+
+/* ---- request_put.c ---- */
+/* Makes the records [count] of one put that landed (those that are not NULL) readable, in the order of its keys. Consumes them;
+ * `statuses` says what became of each. */
+void kvf__session_commit(kvf_space_t *space, kvf_record_t **records, int32_t *statuses, size_t count);
+/* Answers put or delete with a status a key. Returns that of the whole: KVF_OK or KVF_PARTIAL. */
+kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, size_t count,
+                                      int32_t *statuses);
+/* Answers a put, and counts it. */
+void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count, int32_t *statuses, uint64_t block_bytes,
+                          uint64_t started_ns);
+
+/* ---- request_get.c ---- */
+/* Lets go of a lease's records. */
+void kvf__lease_drop(kvf_session_t *session, kvf_lease_t *lease);
+
+/* ---- landing.c ---- */
+/* Queues the copy of a put whose bytes lie in the session's regions; answers when done. Takes everything it needs out of `ask`. */
+void kvf__landing_start(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, kvf_space_t *space,
+                        const kvf_key_t *keys);
+/* Gives up the session's landings. */
+void kvf__landing_cancel(kvf_session_t *session);
+
+/* ---- memory_socket.c ---- */
+/* Takes over the socket `fd` of the session. */
+void kvf__memory_attach(kvf_session_t *session, int fd);
+/* Closes it and unmaps the regions. */
+void kvf__memory_detach(kvf_session_t *session);
+kvf_region_t *kvf__memory_find_region(kvf_session_t *session, uint32_t id);
+/* A landing that reads `region` has ended. */
+void kvf__memory_end_reading(kvf_session_t *session, kvf_region_t *region);
+
+#endif
