@@ -3,8 +3,13 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { EVICT_TRIES = 16 /* victims that a reader snatched, or whose slot did not come free at once */ };
+enum {
+    EVICT_TRIES = 16, /* victims that a reader snatched, or whose slot did not come free at once */
+    SHARE_WAITS = 50, /* for memory of another space */
+    SHARE_WAIT_NS = 1000000,
+};
 
 /* ---- life ---- */
 
@@ -218,15 +223,23 @@ static void touch_existing(kvf_space_t *space, const kvf_key_t *key) {
 kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) {
     *record = NULL;
     if (!take_staging(space)) return KVF_ERR_BUSY;
-    bool wants_share = kvf_tier_host_available(space->store->host) == 0 && kvf__store_share(space->store, space);
-    pthread_mutex_lock(&space->mutex);
-    kvf_status_t status = reserve_locked(space, key, record);
-    pthread_mutex_unlock(&space->mutex);
-    if (status == KVF_OK) return KVF_OK;
+    kvf_status_t status;
+    for (int i = 0;; i++) {
+        bool is_coming = kvf_tier_host_available(space->store->host) == 0 && kvf__store_share(space->store, space);
+        pthread_mutex_lock(&space->mutex);
+        status = reserve_locked(space, key, record);
+        pthread_mutex_unlock(&space->mutex);
+        if (status == KVF_OK) return KVF_OK;
+        if (status != KVF_ERR_NO_SPACE || !(is_coming || kvf_tier_host_returning(space->store->host))) break;
+        /* a space without a block yet, while others hold all memory: a segment is on its way, within milliseconds */
+        status = KVF_ERR_BUSY;
+        if (i == SHARE_WAITS) break;
+        nanosleep(&(struct timespec){.tv_nsec = SHARE_WAIT_NS}, NULL);
+    }
     give_staging(space);
     if (status == KVF_IN_PROGRESS) return KVF_EXISTS; /* another put of the same bytes is landing */
     if (status == KVF_EXISTS) touch_existing(space, key);
-    return status == KVF_ERR_NO_SPACE && (wants_share || kvf_tier_host_returning(space->store->host)) ? KVF_ERR_BUSY : status;
+    return status;
 }
 
 kvf_status_t kvf_space_commit(kvf_space_t *space, kvf_record_t *const *records, size_t count) {

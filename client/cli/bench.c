@@ -186,7 +186,7 @@ static kvf_status_t measure_transport(bench_t *bench, kvf_transport_t transport)
     task.block_bytes = MATCH_BLOCK_BYTES;
     task.batch = (unsigned)options->match_batch;
     task.depth = 1;
-    task.resident = options->resident;
+    task.resident = options->resident / task.batch * task.batch;
     status = measure(bench, &task);
     task.depth = 4;
     return status == KVF_OK ? measure(bench, &task) : status;
