@@ -45,7 +45,14 @@ static void stay_awake(kvf_worker_t *worker, bool brought) {
         return;
     }
     uv_idle_stop(&worker->idle);
+    uv_poll_stop(&worker->wake); /* it is readable for ever, too */
     if (!uv_is_active((uv_handle_t *)&worker->nap)) uv_timer_start(&worker->nap, on_nap, NAP_MS, 0);
+}
+
+static void fall_asleep(kvf_worker_t *worker) {
+    worker->busy_rounds = 0;
+    uv_idle_stop(&worker->idle);
+    if (!uv_is_active((uv_handle_t *)&worker->wake)) uv_poll_start(&worker->wake, UV_READABLE, on_wake);
 }
 
 static void on_prepare(uv_prepare_t *prepare) {
@@ -59,15 +66,15 @@ static void on_prepare(uv_prepare_t *prepare) {
         progress(worker, 0);
         return;
     }
-    unsigned brought = progress(worker, worker->options.spin);
+    bool is_napping = worker->busy_rounds >= BUSY_ROUNDS_MAX;
+    unsigned brought = progress(worker, is_napping ? 0 : worker->options.spin);
     if (brought == ROUNDS_MAX) {
         stay_awake(worker, true);
         return;
     }
     ucs_status_t armed = ucp_worker_arm(worker->ucp);
     if (armed == UCS_OK) {
-        worker->busy_rounds = 0;
-        uv_idle_stop(&worker->idle);
+        fall_asleep(worker);
         return;
     }
     if (armed != UCS_ERR_BUSY) kvf_log_error("cannot arm the worker: %s", ucs_status_string(armed));
