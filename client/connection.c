@@ -211,6 +211,7 @@ static void on_frame(void *user, const kvf_frame_head_t *head, const uint8_t *da
     kvf_client_t *client = user;
     if (client->state == KVF__STATE_CLOSING) return;
     client->was_heard = true;
+    kvf__loop_expect_more(client);
     bool is_greeting =
         head->type == KVF_FRAME_WELCOME || (client->state == KVF__STATE_CONNECTING && head->type == KVF_FRAME_ERROR);
     if (is_greeting != (client->state == KVF__STATE_CONNECTING))

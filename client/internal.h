@@ -18,6 +18,8 @@ void kvf__loop_wake(kvf_client_t *client);
 void kvf__loop_drive(kvf_client_t *client);
 /* Makes the loop's next turn come at once, with work in it. */
 void kvf__loop_keep_working(kvf_client_t *client);
+/* Something came: more may follow soon. */
+void kvf__loop_expect_more(kvf_client_t *client);
 /* Makes sure that `deadline_ns` is looked at in time. */
 void kvf__loop_watch(kvf_client_t *client, uint64_t deadline_ns);
 

@@ -22,18 +22,39 @@ static void on_wake(uv_async_t *wake) {
         return;
     }
     take_submissions(client);
+    kvf__loop_expect_more(client);
 }
 
+/* The loop goes round without sleeping: while work waits for its next turn, and for a short time after something came,
+ * as more is likely to follow and waking up takes longer than that. Unlike a spin inside the worker this sees
+ * submissions. */
 static void on_work(uv_idle_t *work) {
     kvf_client_t *client = work->data;
     client->turn_bytes = 0;
-    uv_idle_stop(work);
+    client->is_cut_short = false;
     bool more = kvf__leases_work(client);
-    kvf__queue_pump(client); /* starts the idle handle again if it was cut short */
-    if (more) kvf__loop_keep_working(client);
+    kvf__queue_pump(client);
+    if (more || client->is_cut_short || kvf__now_ns() < client->awake_until_ns) return;
+    uv_idle_stop(work);
+    kvf_worker_set_has_work(client->worker, false);
 }
 
-void kvf__loop_keep_working(kvf_client_t *client) { uv_idle_start(&client->work, on_work); }
+static void stay_awake(kvf_client_t *client) {
+    if (uv_is_active((uv_handle_t *)&client->work)) return;
+    uv_idle_start(&client->work, on_work);
+    kvf_worker_set_has_work(client->worker, true);
+}
+
+void kvf__loop_keep_working(kvf_client_t *client) {
+    client->is_cut_short = true;
+    stay_awake(client);
+}
+
+void kvf__loop_expect_more(kvf_client_t *client) {
+    if (client->options.progress == KVF_PROGRESS_CALLER) return; /* it does not sleep at all */
+    client->awake_until_ns = kvf__now_ns() + KVF__AWAKE_NS;
+    stay_awake(client);
+}
 
 static void on_deadline(uv_timer_t *timer) {
     kvf_client_t *client = timer->data;
@@ -89,7 +110,7 @@ static kvf_status_t open_ucx(kvf_client_t *client) {
     kvf_ucx_options_t ucx = {.tls = "tcp"}; /* UCX_TLS in the environment wins */
     bool is_caller = client->options.progress == KVF_PROGRESS_CALLER;
     kvf_worker_options_t worker = {.busy_poll = client->options.busy_poll || is_caller,
-                                   .spin = KVF__SPIN,
+                                   .spin = 0, /* on_work does better */
                                    .max_message_bytes = (uint64_t)KVF__RECEIVE_BYTES_MAX + KVF_BODY_BYTES_MAX};
     kvf_status_t status = kvf_ucx_create(&ucx, &client->ucx);
     if (status) return status;

@@ -42,7 +42,7 @@ enum {
     KVF__TURN_BYTES = 4 << 20,        /* copied or hashed in one turn of the loop */
     KVF__RECEIVE_BYTES_MAX = 1 << 30, /* of a frame from the daemon */
     KVF__SEGMENTS_MAX = 1024,         /* of the daemon, mapped at a time */
-    KVF__SPIN = 200,                  /* empty rounds of UCX before the loop sleeps */
+    KVF__AWAKE_NS = 20000,            /* that the loop stays awake after something came */
     KVF__BACKOFF_MIN_MS = 50,
     KVF__BACKOFF_MAX_MS = 2000,
     KVF__REGISTERED_MAX = 1024,
@@ -244,6 +244,8 @@ struct kvf_client {
     uint64_t flight_bytes[KVF__NUM_OPS]; /* of blocks in parts that were sent and have not ended */
     kvf__lease_t *leases;                /* that are being copied out of, oldest first */
     uint64_t turn_bytes;
+    bool is_cut_short; /* this turn: something waits for the next */
+    uint64_t awake_until_ns;
     uint64_t deadline_ns; /* when deadline_timer fires; UINT64_MAX: not */
     kvf__call_t *calls;
     kvf__call_t *connect_call;
