@@ -23,6 +23,8 @@ struct kvf_tier_host {
 
     pthread_mutex_t lock; /* around everything below */
     pthread_cond_t work;  /* for the thread: a segment returned, one was taken, or stop */
+    pthread_cond_t begun; /* for takers: `beginning` is over */
+    bool beginning;       /* the last segment of the budget is about to be there, in microseconds */
     bool stop;
     uint32_t usable; /* segments; <= max_segments */
     uint32_t made;   /* segments that exist or are about to */
@@ -95,10 +97,13 @@ static void reclaim_step(kvf_tier_host_t *tier) {
 
 static void begin_step(kvf_tier_host_t *tier) {
     tier->made++;
+    tier->beginning = true;
     pthread_mutex_unlock(&tier->lock);
     kvf_host_segment_t *segment = segment_create(tier);
     pthread_mutex_lock(&tier->lock);
     tier->preparing = segment;
+    tier->beginning = false;
+    pthread_cond_broadcast(&tier->begun);
     if (segment) return;
     tier->made--;
     lower_budget(tier);
@@ -214,6 +219,7 @@ static void tier_free(kvf_tier_host_t *tier) {
     destroy_list(tier->returned);
     for (uint32_t i = 0; i < tier->num_taken; i++) kvf_tier_host_unref(tier->taken[i]);
     pthread_cond_destroy(&tier->work);
+    pthread_cond_destroy(&tier->begun);
     pthread_mutex_destroy(&tier->lock);
     free(tier->taken_numbers);
     free(tier->taken);
@@ -234,6 +240,7 @@ kvf_status_t kvf_tier_host_create(const kvf_tier_host_options_t *options, kvf_ti
     tier->prepare = options->prepare;
     pthread_mutex_init(&tier->lock, NULL);
     pthread_cond_init(&tier->work, NULL);
+    pthread_cond_init(&tier->begun, NULL);
     tier->taken_numbers = calloc(tier->max_segments, sizeof(*tier->taken_numbers));
     tier->taken = calloc(tier->max_segments, sizeof(*tier->taken));
     if (!tier->taken_numbers || !tier->taken) goto err_free;
@@ -282,6 +289,7 @@ static kvf_host_segment_t *take_existing(kvf_tier_host_t *tier, bool *make) {
 kvf_host_segment_t *kvf_tier_host_take(kvf_tier_host_t *tier, uint32_t owner) {
     bool make;
     pthread_mutex_lock(&tier->lock);
+    while (tier->beginning && !tier->ready && tier->made >= tier->usable) pthread_cond_wait(&tier->begun, &tier->lock);
     kvf_host_segment_t *segment = take_existing(tier, &make);
     if (make) {
         pthread_mutex_unlock(&tier->lock);
