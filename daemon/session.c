@@ -148,7 +148,9 @@ static void serve_hello(kvf_session_t *session, const kvf_frame_head_t *head, co
 }
 
 static void serve_ping(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Ping *ping) {
-    kvf__session_answer(session, KVF_FRAME_PONG, head->request, &ping->base);
+    Kvf__Ping pong = KVF__PING__INIT; /* afresh: unknown fields of a peer are not sent on */
+    pong.sent_ns = ping->sent_ns;
+    kvf__session_answer(session, KVF_FRAME_PONG, head->request, &pong.base);
     kvf__count_request(session->service, KVF_OPERATION_PING, KVF_OK, 0, 0, session->heard_ns);
 }
 
@@ -259,7 +261,8 @@ static void on_closed(void *user, kvf_status_t why) {
         kvf_directory_remove(service->shared->directory, &session->card);
         kvf_metrics_add(service->metrics, KVF_METRIC_SESSIONS_CLOSED, 1);
         kvf_metrics_sub(service->metrics, KVF_METRIC_SESSIONS, 1);
-        kvf_log_info("session %" PRIu64 " closed: %s", session->card.session, kvf_status_text(why));
+        kvf_log_info("session %" PRIu64 " closed: %s", session->card.session,
+                     why == KVF_ERR_DISCONNECTED ? "the client has gone" : kvf_status_text(why));
     }
     free(session);
 }

@@ -17,10 +17,10 @@ kvf_status_t kvf_status_from_ucs(ucs_status_t status) {
     case UCS_ERR_INVALID_ADDR: return KVF_ERR_ADDRESS;
     case UCS_ERR_BUSY: return KVF_ERR_ADDRESS_IN_USE;
     case UCS_ERR_REJECTED: return KVF_ERR_VERSION;
-    case UCS_ERR_TIMED_OUT:
-    case UCS_ERR_ENDPOINT_TIMEOUT: return KVF_ERR_TIMEOUT;
+    case UCS_ERR_TIMED_OUT: return KVF_ERR_TIMEOUT;
     case UCS_ERR_CANCELED: return KVF_ERR_CANCELED;
     case UCS_ERR_NOT_CONNECTED:
+    case UCS_ERR_ENDPOINT_TIMEOUT: /* also when the peer closed in order */
     case UCS_ERR_CONNECTION_RESET: return KVF_ERR_DISCONNECTED;
     default: return KVF_ERR_TRANSPORT;
     }

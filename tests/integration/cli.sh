@@ -1,0 +1,101 @@
+#!/bin/sh
+# The command line as a user meets it: the sample into a daemon and back over both transports, and what it says to mistakes.
+#   cli.sh KVFUSED KVFUSE SAMPLE
+set -eu
+kvfused=$1 kvfuse=$2 sample=$3
+work=$(mktemp -d)
+daemon=
+
+fail() {
+    echo "FAIL: $*" >&2
+    cat "$work/out" "$work/log" >&2 2>/dev/null || :
+    exit 1
+}
+finish() {
+    [ -z "$daemon" ] || { kill -9 "$daemon" && wait "$daemon"; } 2>/dev/null || :
+    rm -rf "$work"
+}
+trap finish EXIT
+
+# says CODE TEXT COMMAND…: it exits with CODE and prints TEXT
+says() {
+    want=$1 text=$2 code=0
+    shift 2
+    "$@" >"$work/out" 2>&1 || code=$?
+    [ $code = "$want" ] || fail "'$*' exits with $code, not $want"
+    grep -q -- "$text" "$work/out" || fail "'$*' does not say '$text'"
+}
+
+: >"$work/log"
+"$kvfused" --address 127.0.0.1:0 --runtime-dir "$work" --host-bytes 64MiB 2>"$work/log" &
+daemon=$!
+n=0
+until grep -q 'listening on' "$work/log"; do
+    n=$((n + 1))
+    [ $n -lt 200 ] || fail "the daemon does not start"
+    sleep 0.05
+done
+address=$(sed -n 's/.*listening on \([^ ]*\)$/\1/p' "$work/log")
+socket="$work/${address##*:}.stats"
+
+says 0 'round trips' "$kvfuse" ping --address "$address"
+for transport in shared network; do
+    says 0 '18 blocks stored .*, 2 were there already' \
+        "$kvfuse" put --address "$address" --transport $transport --space $transport "$sample"
+    says 0 '0 blocks stored .*, 20 were there already' \
+        "$kvfuse" put --address "$address" --transport $transport --space $transport "$sample"
+    says 0 'bit for bit' "$kvfuse" get --address "$address" --transport $transport --space $transport "$sample" \
+        --out "$work/back.safetensors" --verify
+    cmp -s "$sample" "$work/back.safetensors" || fail "$transport: the file that came back is another"
+done
+# what one transport put, the other gets
+says 0 'bit for bit' "$kvfuse" get --address "$address" --transport network --space shared "$sample" --out "$work/b" --verify
+
+# mistakes
+says 1 'cannot be reached' "$kvfuse" ping --address 127.0.0.1:1 --timeout-ms 1500
+says 1 'is not an address' "$kvfuse" ping --address nonsense
+says 1 'block_tokens: the space has 16, asked for 32' \
+    "$kvfuse" put --address "$address" --space shared --block-tokens 32 "$sample"
+says 1 'less than a block' "$kvfuse" put --address "$address" --space other --block-tokens 128 "$sample"
+says 1 'No such file' "$kvfuse" put --address "$address" "$work/none.safetensors"
+echo nonsense >"$work/broken.safetensors"
+says 1 'broken.safetensors' "$kvfuse" put --address "$address" "$work/broken.safetensors"
+says 1 '0 of 20 blocks are stored' "$kvfuse" get --address "$address" --space empty "$sample" --out "$work/b"
+says 2 '\-\-out' "$kvfuse" get --address "$address" "$sample"
+says 2 "no command 'nonsense'" "$kvfuse" nonsense
+says 0 'Usage' "$kvfuse" --help
+for command in ping put get stats spaces clients config top bench replay; do says 0 'Usage' "$kvfuse" $command --help; done
+says 1 'cannot open the stats socket' "$kvfuse" stats --socket "$work/none.stats"
+says 1 'in use' "$kvfused" --address "$address" --runtime-dir "$work" --host-bytes 64MiB
+says 2 'host-bytes' "$kvfused" --host-bytes 8XB
+says 1 'cannot resolve' "$kvfused" --address no.such.host.invalid:7311 --runtime-dir "$work" --host-bytes 64MiB
+says 0 'host-bytes' "$kvfused" --help
+"$kvfused" --host-bytes 123MiB --print-config >"$work/kvfused.conf"
+says 0 '^host-bytes = 123MiB' "$kvfused" --config "$work/kvfused.conf" --print-config
+
+# what admins see
+says 0 '^blocks 36$' "$kvfuse" stats --socket "$socket"
+says 0 '"put":{"requests":' "$kvfuse" stats --socket "$socket" --json
+says 0 'space=shared policy=exact model=' "$kvfuse" spaces --socket "$socket"
+says 0 'host-bytes = 64MiB' "$kvfuse" config --socket "$socket"
+says 0 'GB/s' "$kvfuse" top --socket "$socket" --count 2 --interval-ms 200
+
+# a trace: ten prompts of eight blocks that share their first four
+i=1
+while [ $i -le 10 ]; do
+    echo "{\"timestamp\": $i, \"input_length\": 4096, \"output_length\": 1, \"hash_ids\": [0, 1, 2, 3, ${i}1, ${i}2, ${i}3, ${i}4]}"
+    i=$((i + 1))
+done >"$work/trace.jsonl"
+says 0 '"prefix_hit_ratio": 0.4500' "$kvfuse" replay --address "$address" --json "$work/trace.jsonl"
+echo '{"hash_ids": 7}' >"$work/bad.jsonl"
+says 1 'bad.jsonl:1' "$kvfuse" replay --address "$address" "$work/bad.jsonl"
+
+# a measurement, small
+says 0 '"op": "match"' "$kvfuse" bench --address "$address" --socket "$socket" --no-ceilings --json --ms 100 --sizes 32K \
+    --set-bytes 4M --depth 2
+
+kill "$daemon"
+wait "$daemon" || fail "SIGTERM: the daemon exits with $?"
+daemon=
+[ ! -e "$socket" ] || fail "the daemon left its socket behind"
+echo "ok"
