@@ -48,7 +48,7 @@ uint64_t kvf_metrics_sum(const kvf_metrics_t *const *instances, size_t count, kv
 
 static const char *lower(const char *name, char out[NAME_BYTES]) {
     size_t i = 0;
-    for (; name[i] && i < NAME_BYTES - 1; i++)
+    for (; i < NAME_BYTES - 1 && name[i]; i++)
         out[i] = (char)(name[i] >= 'A' && name[i] <= 'Z' ? name[i] + 32 : name[i]);
     out[i] = '\0';
     return out;

@@ -82,7 +82,7 @@ static void fill_row(cli_t *cli, struct argp_option *option, size_t i, int group
         unit = cli->units[i];
     }
     (void)snprintf(cli->docs[i], DOC_BYTES, "%s (default: %s%s%s)", row->description,
-                   *row->initial ? row->initial : "empty", row->zero ? ", 0: " : "", row->zero ? row->zero : "");
+                   *row->initial ? row->initial : "empty", row->zero ? "; 0: " : "", row->zero ? row->zero : "");
     *option = (struct argp_option){.name = row->name,
                                    .key = KEY_FIRST + (int)i,
                                    .arg = unit,
@@ -114,7 +114,8 @@ static void fill_options(cli_t *cli) {
     for (size_t i = 0; i < kvf__option_count; i++) {
         if (kvf__option_table[i].group != heading && group < GROUPS_MAX) {
             heading = kvf__option_table[i].group;
-            *next++ = (struct argp_option){.doc = heading, .group = ++group};
+            group++;
+            *next++ = (struct argp_option){.doc = heading, .group = group};
         }
         fill_row(cli, next++, i, group);
     }
@@ -175,7 +176,7 @@ static kvf_status_t write_config(const kvf_options_t *options, FILE *out, kvf_op
 
 static kvf_status_t run_cli(cli_t *cli, kvf_options_t *options, int argc, char **argv, FILE *out, bool *done,
                             kvf_options_error_t *error) {
-    static char fallback[] = "kvfused";
+    static char name[] = "kvfused";
     const struct argp argp = {
         .options = cli->options,
         .parser = take_argument,
@@ -191,7 +192,7 @@ static kvf_status_t run_cli(cli_t *cli, kvf_options_t *options, int argc, char *
         *done = true;
         if (cli->help)
             argp_help(&argp, out, ARGP_HELP_SHORT_USAGE | ARGP_HELP_PRE_DOC | ARGP_HELP_LONG | ARGP_HELP_POST_DOC,
-                      argc > 0 ? argv[0] : fallback);
+                      name);
         else
             (void)fprintf(out, "kvfused %s\n", KVF_VERSION);
         if (fflush(out) == 0 && !ferror(out)) return KVF_OK;
