@@ -19,7 +19,9 @@ static kvf_log_sink_fn sink_fn; /* NULL: stderr. Both under sink_lock. */
 static void *sink_arg;
 static _Thread_local bool in_sink;
 
-void kvf_log_set_level(kvf_log_level_t level) { atomic_store_explicit(&current_level, (int)level, memory_order_relaxed); }
+void kvf_log_set_level(kvf_log_level_t level) {
+    atomic_store_explicit(&current_level, (int)level, memory_order_relaxed);
+}
 
 kvf_log_level_t kvf_log_get_level(void) {
     return (kvf_log_level_t)atomic_load_explicit(&current_level, memory_order_relaxed);
@@ -110,7 +112,8 @@ static void write_stderr(const char *line, size_t bytes) {
     }
 }
 
-static void write_line(kvf_log_level_t level, const char *module, const char *suffix, const char *format, va_list args) {
+static void write_line(kvf_log_level_t level, const char *module, const char *suffix, const char *format,
+                       va_list args) {
     const int saved_errno = errno;
     char text[KVF_LOG_TEXT_BYTES];
     char line[KVF_LOG_LINE_BYTES + 1];
@@ -122,8 +125,8 @@ static void write_line(kvf_log_level_t level, const char *module, const char *su
     size_t size = write_head(line, sizeof(line) / 2, level, module);
     const size_t tail = sizeof("...\n") + strlen(suffix); /* kept free, a long text must not push it out */
     size += kvf_log_escape(line + size, sizeof(line) - size - tail, text, strlen(text), &cut);
-    const int m = snprintf(line + size, sizeof(line) - size, "%s%s\n",
-                           cut || n >= (int)sizeof(text) ? "..." : "", suffix);
+    const int m =
+        snprintf(line + size, sizeof(line) - size, "%s%s\n", cut || n >= (int)sizeof(text) ? "..." : "", suffix);
     size += m > 0 ? (size_t)m : 0;
 
     pthread_mutex_lock(&sink_lock);

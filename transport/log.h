@@ -1,10 +1,10 @@
 /* log.h - one line a message, to stderr or to a sink of the program's choice.
  *
- * A line is `2026-11-24T08:16:00.123Z info  daemon: text`: UTC, level, module, text, never a colour. Whatever a peer can
- * put into an argument stays on that line: bytes outside printable ASCII come out as \n, \t or \xNN, a backslash doubled.
- * A source file names its module with `#define KVF_LOG_MODULE "daemon"` before this header; without it the text stands
- * alone. The level is off until somebody sets it: a library must not write to its user's stderr.
- * Threads: everything here is [any thread].  Locks: one around the sink, one a rate limit; both are leaves. */
+ * A line is `2026-11-24T08:16:00.123Z info  daemon: text`: UTC, level, module, text, never a colour. Whatever a peer
+ * can put into an argument stays on that line: bytes outside printable ASCII come out as \n, \t or \xNN, a backslash
+ * doubled. A source file names its module with `#define KVF_LOG_MODULE "daemon"` before this header; without it the
+ * text stands alone. The level is off until somebody sets it: a library must not write to its user's stderr. Threads:
+ * everything here is [any thread].  Locks: one around the sink, one a rate limit; both are leaves. */
 #ifndef KVF_TRANSPORT_LOG_H
 #define KVF_TRANSPORT_LOG_H
 
@@ -92,8 +92,7 @@ void kvf_log_write_limited(kvf_log_limit_t *limit, kvf_log_level_t level, const 
 #define kvf_log_limited(level, ...)                                                                                    \
     do {                                                                                                               \
         static kvf_log_limit_t kvf__log_limit_here = KVF_LOG_LIMIT_INIT;                                               \
-        if (kvf_log_enabled(level))                                                                                    \
-            kvf_log_write_limited(&kvf__log_limit_here, level, KVF_LOG_MODULE, __VA_ARGS__);                           \
+        if (kvf_log_enabled(level)) kvf_log_write_limited(&kvf__log_limit_here, level, KVF_LOG_MODULE, __VA_ARGS__);   \
     } while (0)
 
 #endif
