@@ -2,6 +2,7 @@
 #define KVF_LOG_MODULE "daemon"
 #include "daemon/options.h"
 #include "daemon/server.h"
+#include "daemon/tier_host.h"
 #include "transport/log.h"
 
 #include <pthread.h>
@@ -31,6 +32,7 @@ int main(int argc, char **argv) {
     }
     if (done) return EXIT_SUCCESS;
     kvf_log_set_level((kvf_log_level_t)options.log_level);
+    if (!options.host_bytes) options.host_bytes = kvf_tier_host_default_bytes();
 
     sigset_t ends;
     block_signals(&ends);

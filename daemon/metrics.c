@@ -27,7 +27,7 @@ typedef struct quantile {
     double quantile;
 } quantile_t;
 
-static const quantile_t quantiles[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p99_9", 0.999}, {"p99_99", 0.9999}};
+static const quantile_t quantiles[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}, {"p9999", 0.9999}};
 
 enum { NAME_BYTES = 64, PATH_BYTES = 256, DEPTH_MAX = 8 };
 

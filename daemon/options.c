@@ -1,3 +1,4 @@
+#include "daemon/evict.h"
 #include "daemon/options_internal.h"
 #include "transport/log.h"
 
@@ -17,7 +18,7 @@ static const char *const switch_names[] = {"off", "on", NULL}; /* shown in --hel
 static const char *const eviction_names[] = {"s3fifo", "lru", NULL};
 static const char *const log_names[] = {"off", "error", "warn", "info", "debug", NULL};
 static_assert(KVF_LOG_OFF == 0 && KVF_LOG_DEBUG == 4, "log_names follows kvf_log_level_t");
-static_assert(KVF_EVICTION_S3FIFO == 0 && KVF_EVICTION_LRU == 1, "eviction_names follows kvf_eviction_policy_t");
+static_assert(KVF_EVICT_S3FIFO == 0 && KVF_EVICT_LRU == 1, "eviction_names follows kvf_evict_kind_t");
 
 /* A port of at most five digits, or -1. */
 static long read_port(const char *text, size_t count) {
@@ -95,7 +96,7 @@ const kvf__option_t kvf__option_table[] = {
     TEXT(NET, "port-range", "", "FIRST-LAST", port_range, check_port_range,
          "Ports of UCX's own TCP connections, as in UCX_TCP_PORT_RANGE; empty: any"),
 
-    NUMBER(MEMORY, "host-bytes", BYTES, "8GiB", MiB, 1024 * TiB, NULL, "BYTES", host_bytes,
+    NUMBER(MEMORY, "host-bytes", BYTES, "0", MiB, 1024 * TiB, "half of the free memory, at most 8GiB", "BYTES", host_bytes,
            "All block bytes in host memory, hard"),
     NUMBER(MEMORY, "segment-bytes", BYTES, "0", 64 * KiB, TiB, "by size", "BYTES", segment_bytes,
            "Size of one registered segment of that memory"),
@@ -109,10 +110,10 @@ const kvf__option_t kvf__option_table[] = {
     NUMBER(LIMITS, "max-sessions", COUNT, "256", 1, 65536, NULL, "N", max_sessions, "Clients connected at once"),
     NUMBER(LIMITS, "max-requests", COUNT, "64", 1, 65536, NULL, "N", max_requests, "Requests in flight in one session"),
     NUMBER(LIMITS, "max-message-bytes", BYTES, "64MiB", 4 * KiB, GiB, NULL, "BYTES", max_message_bytes,
-           "Largest frame, and with it the largest layer of a block"),
+           "Largest frame, and with it the largest block"),
     NUMBER(LIMITS, "max-batch", COUNT, "4096", 1, 65536, NULL, "KEYS", max_batch, "Keys in one request"),
     NUMBER(LIMITS, "max-spaces", COUNT, "64", 1, 65536, NULL, "N", max_spaces, "Spaces"),
-    NUMBER(LIMITS, "max-keys", COUNT, "64Mi", 1, 64 * GiB, NULL, "KEYS", max_keys, "Keys over all spaces"),
+    NUMBER(LIMITS, "max-keys", COUNT, "64Mi", 1, 64 * GiB, NULL, "KEYS", max_keys, "Keys in one space"),
 
     NUMBER(TIME, "request-timeout", MS, "30s", 10, H, NULL, "TIME", request_timeout_ms,
            "Longest time that a request may hold memory"),
@@ -161,7 +162,7 @@ void kvf_options_set_defaults(kvf_options_t *options) {
 }
 
 kvf_status_t kvf_options_check(const kvf_options_t *options, kvf_options_error_t *error) {
-    if (options->segment_bytes > options->host_bytes) {
+    if (options->host_bytes && options->segment_bytes > options->host_bytes) {
         kvf__options_fail(error, "segment-bytes is larger than host-bytes");
         return KVF_ERR_INVALID;
     }

@@ -25,12 +25,6 @@ enum {
     KVF_OPTIONS_TEXT_BYTES = 64 * 1024  /* a text that kvf_options_print fits in */
 };
 
-/* Eviction policies, in the order of their names in options.c. */
-typedef enum kvf_eviction_policy {
-    KVF_EVICTION_S3FIFO = 0,
-    KVF_EVICTION_LRU = 1,
-} kvf_eviction_policy_t;
-
 typedef struct kvf_options {
     char address[KVF_OPTION_STRING_BYTES]; /* host:port or [v6]:port */
     uint64_t threads;
@@ -39,11 +33,11 @@ typedef struct kvf_options {
     char ucx_tls[KVF_OPTION_STRING_BYTES];
     char port_range[KVF_OPTION_STRING_BYTES]; /* "" or first-last */
 
-    uint64_t host_bytes;
+    uint64_t host_bytes; /* 0: kvf_tier_host_default_bytes */
     uint64_t segment_bytes; /* 0: by size */
     uint64_t staging_bytes;
     uint64_t client_memory_bytes;
-    uint32_t eviction; /* kvf_eviction_policy_t */
+    uint32_t eviction; /* kvf_evict_kind_t */
 
     uint64_t max_sessions;
     uint64_t max_requests; /* a session */

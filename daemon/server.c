@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { FDS_PER_SESSION = 4, FDS_SPARE = 256, SERVICES_MAX = 64 };
+enum { FDS_PER_SESSION = 4, FDS_SPARE = 256, SERVICES_MAX = KVF_THREADS_MAX };
 
 struct kvf_server {
     const kvf_options_t *options;
@@ -185,6 +185,8 @@ static kvf_status_t on_listening(void *arg, uint16_t port) {
     }
     kvf_log_info("stats socket %s, memory socket %s", path[0] ? path : "none",
                  server->shared.memory_socket[0] ? server->shared.memory_socket : "none");
+    kvf_log_info("%" PRIu64 " MiB of host memory, eviction %s", options->host_bytes >> 20,
+                 kvf_evict_kind_name((kvf_evict_kind_t)options->eviction));
     kvf_log_info("listening on %s", server->address);
     return KVF_OK;
 }

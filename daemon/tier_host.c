@@ -7,14 +7,20 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
     SLICE_BYTES = 4 << 20, /* made present at a time: between two, a take or a stop gets through */
     SEGMENT_BYTES_MIN = 4 << 20,
     SEGMENT_BYTES_MAX = 1 << 30,
     SEGMENTS_AIM = 128, /* of a budget: few enough to map, enough to share */
+    PREPARER_NICE = 10, /* pages ahead of need are less urgent than data */
+    DEFAULT_BYTES_MIN = 64 << 20,
 };
+#define DEFAULT_BYTES_MAX (UINT64_C(8) << 30)
 
 struct kvf_tier_host {
     uint64_t segment_bytes;
@@ -147,6 +153,7 @@ static void populate_step(kvf_tier_host_t *tier) {
 
 static void *tier_thread(void *arg) {
     kvf_tier_host_t *tier = arg;
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PREPARER_NICE); /* on Linux: of this thread */
     pthread_mutex_lock(&tier->lock);
     while (!tier->stop) {
         if (tier->returned) reclaim_step(tier);
@@ -165,6 +172,31 @@ uint64_t kvf_tier_host_segment_bytes(uint64_t bytes) {
     while (size < SEGMENT_BYTES_MAX && size * 2 <= bytes / SEGMENTS_AIM) size *= 2;
     if (size > bytes / 2) size = bytes / 2 & ~(uint64_t)(KVF_HOST_PAGE_BYTES - 1);
     return size;
+}
+
+/* The first number in a file, or `otherwise`. */
+static uint64_t read_number(const char *path, const char *format, uint64_t otherwise) {
+    FILE *file = fopen(path, "re");
+    if (!file) return otherwise;
+    char line[128];
+    uint64_t number = otherwise;
+    while (fgets(line, sizeof(line), file)) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+        if (sscanf(line, format, &number) == 1) break;
+#pragma GCC diagnostic pop
+    }
+    fclose(file);
+    return number;
+}
+
+uint64_t kvf_tier_host_default_bytes(void) {
+    uint64_t free_bytes = read_number("/proc/meminfo", "MemAvailable: %" SCNu64, 1 << 20) << 10;
+    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", "%" SCNu64, UINT64_MAX); /* "max": no limit */
+    uint64_t bytes = (free_bytes < limit ? free_bytes : limit) / 2;
+    if (bytes > DEFAULT_BYTES_MAX) bytes = DEFAULT_BYTES_MAX;
+    if (bytes < DEFAULT_BYTES_MIN) bytes = DEFAULT_BYTES_MIN;
+    return bytes & ~(uint64_t)(SEGMENT_BYTES_MIN - 1);
 }
 
 static kvf_status_t check_sizes(uint64_t bytes, uint64_t segment_bytes, char *why, size_t why_bytes) {

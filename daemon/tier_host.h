@@ -55,6 +55,10 @@ typedef struct kvf_tier_host_stats {
  * within 4 MiB to 1 GiB, and at most half the budget. */
 uint64_t kvf_tier_host_segment_bytes(uint64_t bytes);
 
+/* A budget that suits this machine: half of the memory that is free now (of the container's limit, if that is less), at most
+ * 8 GiB, at least 64 MiB. */
+uint64_t kvf_tier_host_default_bytes(void);
+
 /* Returns at once, with one segment begun; the rest come behind. KVF_ERR_INVALID: the sizes make no sense, `why`
  * [why_bytes] says how; KVF_ERR_NO_MEMORY: not even one segment's first pages can be had. */
 kvf_status_t kvf_tier_host_create(const kvf_tier_host_options_t *options, kvf_tier_host_t **tier, char *why,

@@ -110,7 +110,7 @@ Test(metrics, text_has_a_line_for_every_number_of_the_json) {
     kvf_metrics_render(tree, KVF_METRICS_TEXT, &text);
     cr_assert_eq(text.status, KVF_OK);
     cr_assert(strstr(text.data, "\nspaces 2\n"), "%s", text.data);
-    cr_assert(strstr(text.data, "\noperations.put.latency_ns.p99_9 0\n"));
+    cr_assert(strstr(text.data, "\noperations.put.latency_ns.p999 0\n"));
     cr_assert(strstr(text.data, "\nversion 1\\n2\n"));
     kvf_text_clear(&text);
     json_decref(tree);

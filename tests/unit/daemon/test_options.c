@@ -1,3 +1,4 @@
+#include "daemon/evict.h"
 #include "daemon/options.h"
 #include "daemon/options_internal.h"
 #include "transport/log.h"
@@ -69,10 +70,10 @@ Test(options, no_argument_gives_the_documented_defaults) {
     cr_assert_str_eq(options.address, "127.0.0.1:7311");
     cr_assert_eq(options.threads, 1);
     cr_assert_eq(options.busy_poll, false);
-    cr_assert_eq(options.host_bytes, UINT64_C(8) << 30);
+    cr_assert_eq(options.host_bytes, 0, "by the machine");
     cr_assert_eq(options.segment_bytes, 0);
     cr_assert_eq(options.max_keys, UINT64_C(64) << 20);
-    cr_assert_eq(options.eviction, KVF_EVICTION_S3FIFO);
+    cr_assert_eq(options.eviction, KVF_EVICT_S3FIFO);
     cr_assert_eq(options.request_timeout_ms, 30000);
     cr_assert_eq(options.socket_mode, 0660);
     cr_assert_eq(options.log_level, KVF_LOG_INFO);
@@ -86,7 +87,7 @@ Test(options, a_value_follows_an_equals_sign_or_a_blank) {
     cr_assert_eq(parse("--host-bytes=2GiB --threads 4 --eviction lru --log-level=debug"), KVF_OK, "%s", error.text);
     cr_assert_eq(options.host_bytes, UINT64_C(2) << 30);
     cr_assert_eq(options.threads, 4);
-    cr_assert_eq(options.eviction, KVF_EVICTION_LRU);
+    cr_assert_eq(options.eviction, KVF_EVICT_LRU);
     cr_assert_eq(options.log_level, KVF_LOG_DEBUG);
 }
 
@@ -137,7 +138,7 @@ Test(options, sizes_are_exact) {
 
 Test(options, what_is_no_size_is_rejected) {
     static const char *const texts[] = {"8QB", "8 GiB", "1.5GiB", "-1",  "+1",      "0x10", "8gib",  "8GB",
-                                        "GiB", "8GiBx", "8GiB8",  "1e9", "1025TiB", "0",    "1023K", "8Gi"};
+                                        "GiB", "8GiBx", "8GiB8",  "1e9", "1025TiB",    "1023K", "8Gi"};
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         char config[128];
         snprintf(config, sizeof(config), "host-bytes = %s\n", texts[i]);
