@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { AHEAD = 2048, STREAM_MIN = 4096, HALF = XXH3_STRIPE / 2 };
+enum { AHEAD = 2048, STREAM_MIN = 16384, HALF = XXH3_STRIPE / 2 };
 
 typedef struct acc {
     __m256i low, high;
@@ -35,8 +35,8 @@ static inline acc_t take_block(acc_t acc, unsigned char *to, const unsigned char
         const unsigned char *at = from + i * XXH3_STRIPE;
         unsigned char *out = to + i * XXH3_STRIPE;
         __m256i low = load(at), high = load(at + HALF);
+        _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
         if (is_streaming) {
-            _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
             _mm256_stream_si256((void *)out, low);
             _mm256_stream_si256((void *)(out + HALF), high);
         } else {
@@ -73,10 +73,19 @@ static uint64_t copy_hash64(void *restrict to_void, const void *restrict from_vo
         _mm256_storeu_si256((void *)(to + done + HALF), high);
         acc = accumulate(acc, low, high, XXH3_kSecret + i * XXH3_SECRET_STEP);
     }
-    memcpy(to + done, from + done, bytes - done);
-    __asm__ volatile("" : : "r"(to) : "memory");
-    const unsigned char *last = to + bytes - XXH3_STRIPE;
-    acc = accumulate(acc, load(last), load(last + HALF), XXH3_kSecret + XXH3_SECRET_LAST);
+    __m256i low, high;
+    if (bytes - done == XXH3_STRIPE) { /* the usual: layers are multiples of 64 bytes, and the last stripe is one like the others */
+        low = load(from + done);
+        high = load(from + done + HALF);
+        _mm256_storeu_si256((void *)(to + done), low);
+        _mm256_storeu_si256((void *)(to + done + HALF), high);
+    } else {
+        memcpy(to + done, from + done, bytes - done);
+        __asm__ volatile("" : : "r"(to) : "memory");
+        low = load(to + bytes - XXH3_STRIPE);
+        high = load(to + bytes - HALF);
+    }
+    acc = accumulate(acc, low, high, XXH3_kSecret + XXH3_SECRET_LAST);
     alignas(64) xxh_u64 lanes[8];
     _mm256_store_si256((void *)lanes, acc.low);
     _mm256_store_si256((void *)(lanes + 4), acc.high);
