@@ -60,8 +60,8 @@ typedef void (*kvf_record_free_fn)(void *arg, kvf_record_t *record);
  * KVF_ERR_INVALID, KVF_ERR_NO_MEMORY, KVF_ERR_IO (no random seed). [any thread] */
 kvf_status_t kvf_index_create(uint32_t max_keys, kvf_record_free_fn on_free, void *arg,
                               kvf_index_t **out) KVF_MUST_CHECK;
-/* Frees everything, records included, without on_free. Nobody may be in a call or hold a reference. NULL is harmless.
- */
+/* Frees everything, records included, without on_free. Nobody may be in a call or hold a
+ * reference. NULL is harmless. */
 void kvf_index_destroy(kvf_index_t *index);
 
 /* ---- readers ---- */
@@ -71,8 +71,8 @@ void kvf_index_destroy(kvf_index_t *index);
 kvf_record_t *kvf_index_acquire(const kvf_index_t *index, const void *key, size_t key_bytes);
 
 /* How many of `keys` [count], from the first on, are readable. Takes no reference and writes nothing; each key was
- * readable at some moment of the call. Far faster a key than acquire: it asks memory for many keys at once. [any
- * thread] */
+ * readable at some moment of the call. Far faster a key than acquire: it asks memory for many keys at once.
+ * [any thread] */
 size_t kvf_index_match(const kvf_index_t *index, const kvf_key_t *keys, size_t count);
 
 /* Adds or drops a reference. The caller holds one. [any thread] */
@@ -83,8 +83,8 @@ void kvf_record_unref(kvf_record_t *record);
 uint32_t kvf_record_refs(const kvf_record_t *record);
 
 /* The number of a record, the same for as long as the index lives. Dense: new ones are taken from 1 upwards, and only
- * when there is no recycled one (a key of more than 32 bytes takes two, and one in 32768 is never given). [any thread]
- */
+ * when there is no recycled one (a key of more than 32 bytes takes two, and one in 32768 is never given).
+ * [any thread] */
 uint32_t kvf_record_id(const kvf_record_t *record);
 /* The record whose number is `id`; NULL if it is no record's. It is the caller's matter that the record is still the
  * one that he means: he holds a reference, or the writer lock and knows it to be in the index, or compares generations
@@ -105,10 +105,10 @@ uint64_t kvf_index_bytes(const kvf_index_t *index);
 /* ---- writers ---- */
 
 /* Makes a pending record, which no reader sees. `*out` comes with a reference of the caller's own (beside the index's).
- * KVF_OK; KVF_EXISTS: the key is readable; KVF_IN_PROGRESS: the key is pending; KVF_ERR_BUSY: max_keys is reached only by records
- * that are gone but still referenced; KVF_ERR_NO_SPACE: max_keys are in the index, or 441 of them agree in all
- * hash bits that tell them apart; KVF_ERR_INVALID: key length; KVF_ERR_NO_MEMORY. Unless KVF_OK, nothing changed and
- * `*out` is NULL. [writer lock] */
+ * KVF_OK; KVF_EXISTS: the key is readable; KVF_IN_PROGRESS: the key is pending; KVF_ERR_BUSY: max_keys is reached, but
+ * only with records that are gone and still referenced; KVF_ERR_NO_SPACE: max_keys are in the index, or 441 of them
+ * agree in all hash bits that tell them apart; KVF_ERR_INVALID: key length; KVF_ERR_NO_MEMORY. Unless KVF_OK, nothing
+ * changed and `*out` is NULL. [writer lock] */
 kvf_status_t kvf_index_insert(kvf_index_t *index, const void *key, size_t key_bytes, kvf_record_t **out) KVF_MUST_CHECK;
 /* pending -> readable. The caller holds a reference and the record is pending. [writer lock] */
 void kvf_index_publish(kvf_index_t *index, kvf_record_t *record);

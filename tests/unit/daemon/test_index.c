@@ -1,7 +1,7 @@
 #include "daemon/index_internal.h"
+#include "tests/unit/daemon/test_index_keys.h"
 
 #include <criterion/criterion.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 
@@ -28,21 +28,6 @@ static kvf_index_t *make_index(uint32_t max_keys) {
     kvf_index_t *index;
     cr_assert_eq(kvf_index_create(max_keys, count_free, NULL, &index), KVF_OK);
     return index;
-}
-
-/* xorshift64*, https://en.wikipedia.org/wiki/Xorshift */
-static uint64_t next_random(uint64_t *state) {
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    return *state * 0x2545f4914f6cdd1du;
-}
-
-/* Key number `n`: its length depends on n, all lengths from 4 on come up. */
-static kvf_key_t numbered_key(uint32_t n, uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX]) {
-    memset(bytes, (int)(n % 251), KVF_INDEX_KEY_BYTES_MAX);
-    memcpy(bytes, &n, sizeof(n));
-    return (kvf_key_t){bytes, 4 + n % 61};
 }
 
 static kvf_record_t *put(kvf_index_t *index, const void *key, size_t key_bytes) {
@@ -439,7 +424,7 @@ static void model_put(kvf_index_t *index, model_t *model, uint32_t n, const kvf_
         cr_assert_eq(status, model->states[n] == READABLE ? KVF_EXISTS : KVF_IN_PROGRESS);
         return;
     }
-    if (status == KVF_IN_PROGRESS || status == KVF_ERR_BUSY || status == KVF_ERR_NO_SPACE) return; /* the limit has a test of its own */
+    if (status == KVF_ERR_BUSY || status == KVF_ERR_NO_SPACE) return; /* the limit has a test of its own */
     cr_assert_eq(status, KVF_OK);
     record->slot = ++model->slot;
     model->putters[n] = record;
@@ -533,187 +518,5 @@ Test(index, without_memory_it_says_so_and_goes_on) {
     cr_assert_not(has_number(index, count));
     for (uint32_t n = count; n < 2 * count; n++) put_number(index, n);
     for (uint32_t n = 0; n < 2 * count; n++) cr_assert(has_number(index, n));
-    kvf_index_destroy(index);
-}
-
-/* ---- threads ---- */
-
-enum { STEADY = 2000, CHURNED = 6000, WRITES = SANITIZED ? 60000 : 400000 };
-
-typedef struct churn {
-    kvf_index_t *index;
-    uint32_t steady, churned; /* keys 0…steady-1 are there all the time, those behind come and go */
-    _Atomic bool over;
-    _Atomic uint32_t wrong, acquired;
-} churn_t;
-
-/* What a putter writes beside a record, for readers to check. */
-static uint32_t mark_of(uint32_t n) { return n * 2654435761u + 1; }
-
-/* Acquires key `n` and checks that what came is it. */
-static void acquire_and_check(churn_t *churn, uint32_t n) {
-    uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX], copy[KVF_INDEX_KEY_BYTES_MAX];
-    kvf_key_t key = numbered_key(n, bytes);
-    kvf_record_t *record = kvf_index_acquire(churn->index, key.bytes, key.num_bytes);
-    if (!record) {
-        if (n < churn->steady) churn->wrong++;
-        return;
-    }
-    if (kvf_record_copy_key(record, copy) != key.num_bytes || memcmp(copy, key.bytes, key.num_bytes) != 0 ||
-        record->segment != n || record->slot != mark_of(n))
-        churn->wrong++;
-    churn->acquired++;
-    kvf_record_unref(record);
-}
-
-static void *read_while_others_write(void *arg) {
-    churn_t *churn = arg;
-    uint64_t seed = (uint64_t)(uintptr_t)&seed | 1;
-    while (!churn->over) {
-        uint8_t bytes[16][KVF_INDEX_KEY_BYTES_MAX];
-        kvf_key_t keys[16];
-        for (unsigned i = 0; i < 16; i++)
-            keys[i] = numbered_key((uint32_t)(next_random(&seed) % churn->steady), bytes[i]);
-        if (kvf_index_match(churn->index, keys, 16) != 16) churn->wrong++;
-        uint32_t n = (uint32_t)(next_random(&seed) % (churn->steady + churn->churned));
-        for (unsigned i = 0; i < 16; i++) acquire_and_check(churn, (n + i) % (churn->steady + churn->churned));
-    }
-    return NULL;
-}
-
-static void put_marked(kvf_index_t *index, uint32_t n) {
-    uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX];
-    kvf_key_t key = numbered_key(n, bytes);
-    kvf_record_t *record;
-    cr_assert_eq(kvf_index_insert(index, key.bytes, key.num_bytes, &record), KVF_OK);
-    record->segment = n;
-    record->slot = mark_of(n);
-    kvf_index_publish(index, record);
-    kvf_record_unref(record);
-}
-
-/* Puts and takes out keys behind the steady ones; returns how many it put. */
-static uint32_t write_churn(const churn_t *churn, uint32_t writes) {
-    static bool present[STEADY + CHURNED];
-    kvf_index_t *index = churn->index;
-    uint64_t seed = 5;
-    uint32_t puts = 0;
-    for (uint32_t i = 0; i < writes; i++) {
-        uint64_t random = next_random(&seed);
-        uint32_t n = churn->steady + (uint32_t)(random % churn->churned);
-        uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX];
-        kvf_key_t key = numbered_key(n, bytes);
-        if (!present[n]) {
-            put_marked(index, n);
-            puts++;
-            present[n] = true;
-        } else if (random >> 63) {
-            cr_assert(kvf_index_remove(index, key.bytes, key.num_bytes));
-            present[n] = false;
-        } else {
-            kvf_record_t *record = kvf_index_acquire(index, key.bytes, key.num_bytes);
-            cr_assert_not_null(record);
-            kvf_record_unref(record);
-            if (kvf_index_evict(index, record)) present[n] = false;
-        }
-    }
-    return puts;
-}
-
-static void start_readers(churn_t *churn, pthread_t threads[2]) {
-    for (uint32_t n = 0; n < churn->steady; n++) put_marked(churn->index, n);
-    for (unsigned i = 0; i < 2; i++) cr_assert_eq(pthread_create(&threads[i], NULL, read_while_others_write, churn), 0);
-}
-
-static void finish_readers(churn_t *churn, pthread_t threads[2], uint32_t puts) {
-    churn->over = true;
-    for (unsigned i = 0; i < 2; i++) pthread_join(threads[i], NULL);
-    cr_assert_eq(churn->wrong, 0);
-    cr_assert_gt(churn->acquired, 10);
-    cr_assert_eq(freed, churn->steady + puts - kvf_index_count(churn->index), "each that went was freed once");
-    kvf_index_destroy(churn->index);
-}
-
-Test(index, readers_are_never_wrong_while_a_writer_churns, .timeout = 120) {
-    churn_t churn = {.index = make_index(2 * (STEADY + CHURNED)), .steady = STEADY, .churned = CHURNED};
-    pthread_t threads[2];
-    start_readers(&churn, threads);
-    finish_readers(&churn, threads, write_churn(&churn, WRITES));
-}
-
-Test(index, readers_are_never_wrong_about_a_record_that_is_recycled_all_the_time, .timeout = 120) {
-    churn_t churn = {.index = make_index(1 + 2 + 2), .steady = 1, .churned = 2}; /* each reader may hold one back */
-    pthread_t threads[2];
-    start_readers(&churn, threads);
-    finish_readers(&churn, threads, write_churn(&churn, 5 * WRITES));
-}
-
-Test(index, steady_keys_are_found_while_their_table_is_built_anew, .timeout = 120) {
-    churn_t churn = {.index = make_index(1000), .steady = 250, .churned = KVF__TABLE_FULL - 250};
-    kvf__index_weaken_hash(churn.index, 0);
-    pthread_t threads[2];
-    start_readers(&churn, threads);
-    uint32_t puts = 0;
-    for (; puts < churn.churned; puts++) put_marked(churn.index, churn.steady + puts);
-    for (uint32_t i = 0; i < WRITES / 40; i++) { /* the table is full: each put builds it anew, without the last tomb */
-        uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX];
-        uint32_t n = churn.steady + i % churn.churned;
-        kvf_key_t key = numbered_key(n, bytes);
-        cr_assert(kvf_index_remove(churn.index, key.bytes, key.num_bytes));
-        put_marked(churn.index, n);
-        puts++;
-    }
-    finish_readers(&churn, threads, puts);
-}
-
-Test(index, steady_keys_are_found_through_every_split, .timeout = 120) {
-    enum { GROWTH = SANITIZED ? 50000 : 300000 };
-    churn_t churn = {.index = make_index(STEADY + GROWTH), .steady = STEADY};
-    pthread_t threads[2];
-    start_readers(&churn, threads);
-    for (uint32_t n = STEADY; n < STEADY + GROWTH; n++) put_marked(churn.index, n);
-    finish_readers(&churn, threads, GROWTH);
-}
-
-typedef struct holder {
-    kvf_record_t **records;
-    uint32_t count;
-} holder_t;
-
-static void *drop_all(void *arg) {
-    holder_t *holder = arg;
-    for (uint32_t i = 0; i < holder->count; i++) kvf_record_unref(holder->records[i]);
-    return NULL;
-}
-
-Test(index, last_references_may_drop_on_any_thread) {
-    enum { KEYS = 20000 };
-    kvf_index_t *index = make_index(KEYS);
-    static kvf_record_t *records[KEYS];
-    for (uint32_t n = 0; n < KEYS; n++) {
-        uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX];
-        put_number(index, n);
-        kvf_key_t key = numbered_key(n, bytes);
-        records[n] = kvf_index_acquire(index, key.bytes, key.num_bytes);
-        cr_assert(kvf_index_remove(index, key.bytes, key.num_bytes));
-    }
-    holder_t halves[2] = {{records, KEYS / 2}, {records + KEYS / 2, KEYS / 2}};
-    pthread_t threads[2];
-    for (unsigned i = 0; i < 2; i++) cr_assert_eq(pthread_create(&threads[i], NULL, drop_all, &halves[i]), 0);
-    uint32_t n = KEYS;
-    while (n < 2 * KEYS) { /* takes up at once what the others give back */
-        uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX];
-        kvf_key_t key = numbered_key(n, bytes);
-        kvf_record_t *record;
-        kvf_status_t status = kvf_index_insert(index, key.bytes, key.num_bytes, &record);
-        if (status == KVF_IN_PROGRESS || status == KVF_ERR_BUSY) continue;
-        cr_assert_eq(status, KVF_OK);
-        kvf_index_publish(index, record);
-        kvf_record_unref(record);
-        n++;
-    }
-    for (unsigned i = 0; i < 2; i++) pthread_join(threads[i], NULL);
-    cr_assert_eq(freed, KEYS);
-    for (n = KEYS; n < 2 * KEYS; n++) cr_assert(has_number(index, n));
     kvf_index_destroy(index);
 }

@@ -1,0 +1,24 @@
+/* test_index_keys.h - keys by number, and chance, for the tests of the index. */
+#ifndef KVF_TEST_INDEX_KEYS_H
+#define KVF_TEST_INDEX_KEYS_H
+
+#include "daemon/index.h"
+
+#include <string.h>
+
+/* xorshift64*, https://en.wikipedia.org/wiki/Xorshift */
+static inline uint64_t next_random(uint64_t *state) {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return *state * 0x2545f4914f6cdd1du;
+}
+
+/* Key number `n`: its length depends on n, all lengths from 4 on come up. */
+static inline kvf_key_t numbered_key(uint32_t n, uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX]) {
+    memset(bytes, (int)(n % 251), KVF_INDEX_KEY_BYTES_MAX);
+    memcpy(bytes, &n, sizeof(n));
+    return (kvf_key_t){bytes, 4 + n % 61};
+}
+
+#endif
