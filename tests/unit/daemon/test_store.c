@@ -250,6 +250,42 @@ Test(store, spaces_share_the_budget_and_never_see_each_others_bytes) {
     kvf_store_destroy(store);
 }
 
+Test(store, what_is_deleted_and_held_does_not_move_to_another_space) {
+    enum { SEGMENTS = 4, KEYS = 800 };
+    make_store(SEGMENTS * MIB, MIB, MIB);
+    kvf_space_t *first = open_space("first"), *second = open_space("second");
+    for (uint64_t i = 0; i < KEYS; i++) cr_assert_eq(put(first, i), KVF_OK);
+    kvf_record_t *held[SEGMENTS];
+    uint64_t numbers[SEGMENTS];
+    uint32_t segments[SEGMENTS], segment;
+    size_t count = 0;
+    for (uint64_t i = 0; i < KEYS && count < SEGMENTS; i++) { /* one in each segment */
+        kvf_record_t *record = acquire(first, i);
+        if (!record) continue;
+        uint64_t offset, generation;
+        kvf_space_locate(first, record, &segment, &offset, &generation);
+        size_t same = 0;
+        while (same < count && segments[same] != segment) same++;
+        if (same < count) {
+            kvf_space_release(first, record);
+            continue;
+        }
+        segments[count] = segment, numbers[count] = i, held[count++] = record;
+    }
+    cr_assert_eq(count, SEGMENTS);
+    for (size_t i = 0; i < SEGMENTS; i++) {
+        kvf_key_t key = key_of(numbers[i]);
+        cr_assert_eq(kvf_space_delete(first, &key), KVF_OK);
+    }
+    cr_assert_neq(put(second, 1), KVF_OK, "no segment of the first may go");
+    for (size_t i = 0; i < SEGMENTS; i++) {
+        cr_assert(is_filled(first, held[i], numbers[i]), "record %zu was taken from its reader", i);
+        kvf_space_release(first, held[i]);
+    }
+    cr_assert_eq(put(second, 1), KVF_OK, "and now one may");
+    kvf_store_destroy(store);
+}
+
 Test(store, what_a_space_was_made_with_is_compared_by_name) {
     make_store(8 * MIB, 0, MIB);
     open_space("a");
