@@ -154,7 +154,7 @@ void kvf__meter_destroy(kvf__meter_t *meter) {
 
 void kvf__meter_start(kvf__meter_t *meter, double warm_seconds, double seconds) {
     meter->warm_end_ns = kvf__now_ns() + (uint64_t)(warm_seconds * 1e9);
-    meter->end_ns = meter->warm_end_ns + (uint64_t)(seconds * 1e9);
+    meter->measured_ns = (uint64_t)(seconds * 1e9);
     meter->first_ns = meter->last_ns = 0;
     meter->batches = meter->samples = 0;
 }
@@ -169,7 +169,7 @@ bool kvf__meter_add(kvf__meter_t *meter, uint64_t started_ns, uint64_t now_ns) {
     meter->batches++;
     if (meter->samples < KVF__MAX_SAMPLES)
         meter->samples_us[meter->samples++] = (float)((double)(now_ns - started_ns) / 1e3);
-    return now_ns >= meter->end_ns;
+    return now_ns - meter->first_ns >= meter->measured_ns;
 }
 
 double kvf__meter_gbps(const kvf__meter_t *meter, size_t batch_bytes) {

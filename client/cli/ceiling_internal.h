@@ -35,9 +35,10 @@ static inline uint8_t *kvf__set_block(const kvf__set_t *set, uint64_t index) {
     return set->base + index * set->block_bytes;
 }
 
-/* Counts batches. The first completion after the warm-up starts the clock, the last one stops it. */
+/* Counts batches. The first completion after the warm-up starts the clock; the first that is measured_ns later stops
+ * it, so that two that end together after a standstill are no measurement. */
 typedef struct kvf__meter {
-    uint64_t warm_end_ns, end_ns;
+    uint64_t warm_end_ns, measured_ns;
     uint64_t first_ns, last_ns;
     uint64_t batches;
     float *samples_us; /* [KVF__MAX_SAMPLES] */

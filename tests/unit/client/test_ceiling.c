@@ -107,19 +107,30 @@ Test(ceiling, the_meter_counts_between_its_first_and_last_batch) {
     kvf__meter_t meter;
     kvf_ceiling_result_t result = {0};
     cr_assert_eq(kvf__meter_create(&meter), KVF_OK);
-    kvf__meter_start(&meter, 0.001, 1);
+    kvf__meter_start(&meter, 0.001, 0.001);
     uint64_t at = meter.warm_end_ns;
     cr_expect_not(kvf__meter_add(&meter, at - 10, at - 5)); /* warming up */
-    for (uint64_t i = 0; i < 1000; i++)                     /* the k-th takes k us, one ends each us */
+    for (uint64_t i = 0; i < 1000; i++)                     /* one ends each us, the k-th took k us */
         cr_assert_not(kvf__meter_add(&meter, at, at + 1000 * i));
-    cr_expect(kvf__meter_add(&meter, meter.end_ns - 1000000, meter.end_ns));
+    cr_expect(kvf__meter_add(&meter, at, at + 1000000));
     cr_expect_eq(meter.batches, 1000);
-    meter.last_ns = at + 999000;
     kvf__meter_result(&meter, 4000, &result);
-    cr_expect_float_eq(result.gbps, 1000 * 4000 / 999000.0, 1e-6);
+    cr_expect_float_eq(result.gbps, 4.0, 1e-6);
     cr_expect_float_eq(result.p50_us, 500, 1.5);
     cr_expect_float_eq(result.p99_us, 990, 1.5);
     cr_expect_float_eq(result.p999_us, 999, 1.5);
+    kvf__meter_destroy(&meter);
+}
+
+Test(ceiling, batches_that_end_together_after_a_standstill_are_no_measurement) {
+    kvf__meter_t meter;
+    cr_assert_eq(kvf__meter_create(&meter), KVF_OK);
+    kvf__meter_start(&meter, 0.001, 0.01);
+    uint64_t late = meter.warm_end_ns + 1000000000;
+    cr_expect_not(kvf__meter_add(&meter, late, late));
+    cr_expect_not(kvf__meter_add(&meter, late, late + 100));
+    cr_expect(kvf__meter_add(&meter, late, late + 20000000));
+    cr_expect_float_eq(kvf__meter_gbps(&meter, 1000000), 0.1, 1e-9);
     kvf__meter_destroy(&meter);
 }
 
