@@ -123,6 +123,7 @@ kvf_status_t kvf_evict_insert(kvf_evict_t *evict, const kvf_evict_record_t *reco
     }
     kvf_status_t status = evict->ops->reserve(evict, evict->tracked + count);
     if (status != KVF_OK) return status;
+    for (size_t i = 0; i < count && evict->ops->expect; i++) evict->ops->expect(evict, records[i].key_hash);
     for (size_t i = count; i-- > 0;) { /* the tail of the chain first, so that it leaves first */
         kvf_evict_remove(evict, records[i].id);
         kvf__evict_node_t *node = kvf__evict_node(evict, records[i].id);

@@ -78,6 +78,10 @@ static uint32_t *find(kvf__evict_ghost_t *ghost, uint64_t key_hash) {
     return link;
 }
 
+void kvf__evict_ghost_prefetch(const kvf__evict_ghost_t *ghost, uint64_t key_hash) {
+    if (ghost->count) __builtin_prefetch(bucket_of(ghost, key_hash));
+}
+
 bool kvf__evict_ghost_take(kvf__evict_ghost_t *ghost, uint64_t key_hash) {
     if (!ghost->count) return false;
     uint32_t *link = find(ghost, key_hash);
@@ -119,6 +123,8 @@ void kvf__evict_ghost_push(kvf__evict_ghost_t *ghost, uint64_t key_hash, uint64_
     ghost->newest = at;
     ghost->count++;
     link_bucket(ghost, at);
+    /* the next push will forget the oldest */
+    if (ghost->count >= limit) kvf__evict_ghost_prefetch(ghost, ghost->entries[ghost->oldest].key_hash);
 }
 
 uint64_t kvf__evict_ghost_count(const kvf__evict_ghost_t *ghost) { return ghost->count; }

@@ -28,6 +28,7 @@ typedef struct kvf__evict_ops {
     void (*destroy)(kvf_evict_t *evict);
     kvf_status_t (*reserve)(kvf_evict_t *evict,
                             uint64_t records); /* `records` tracked must not fail for want of memory */
+    void (*expect)(const kvf_evict_t *evict, uint64_t key_hash); /* it is inserted next: asks memory ahead; may be NULL */
     void (*insert)(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node);
     void (*remove)(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node);
     void (*touch)(kvf_evict_t *evict, kvf__evict_node_t *node); /* [any] */
@@ -71,6 +72,8 @@ void kvf__evict_ghost_destroy(kvf__evict_ghost_t *ghost);
 void kvf__evict_ghost_push(kvf__evict_ghost_t *ghost, uint64_t key_hash, uint64_t limit);
 /* Forgets `key_hash`. Whether it was known. */
 bool kvf__evict_ghost_take(kvf__evict_ghost_t *ghost, uint64_t key_hash);
+/* Asks memory for what a take of `key_hash` looks at first. */
+void kvf__evict_ghost_prefetch(const kvf__evict_ghost_t *ghost, uint64_t key_hash);
 uint64_t kvf__evict_ghost_count(const kvf__evict_ghost_t *ghost);
 uint64_t kvf__evict_ghost_bytes(const kvf__evict_ghost_t *ghost);
 

@@ -70,6 +70,12 @@ static void push(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node, uint3
     kvf__evict_queue_push(evict, queue == SMALL ? &s3->small : &s3->main, id);
 }
 
+static void s3fifo_expect(const kvf_evict_t *evict, uint64_t key_hash) {
+    const s3fifo_t *s3 = evict->policy;
+    kvf__evict_ghost_prefetch(s3->ghost_small, key_hash);
+    kvf__evict_ghost_prefetch(s3->ghost_main, key_hash);
+}
+
 static void s3fifo_insert(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node) {
     s3fifo_t *s3 = evict->policy;
     uint32_t queue = SMALL;
@@ -182,6 +188,7 @@ const kvf__evict_ops_t kvf__evict_s3fifo_ops = {
     .create = s3fifo_create,
     .destroy = s3fifo_destroy,
     .reserve = s3fifo_reserve,
+    .expect = s3fifo_expect,
     .insert = s3fifo_insert,
     .remove = s3fifo_remove,
     .touch = s3fifo_touch,
