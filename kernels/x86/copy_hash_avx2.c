@@ -13,6 +13,13 @@ typedef struct acc {
 
 static inline __m256i load(const void *from) { return _mm256_loadu_si256(from); }
 
+/* A load that stays one, see copy_hash_avx512.c. */
+static inline __m256i load_once(const void *from) {
+    __m256i half = load(from);
+    __asm__ volatile("" : "+x"(half));
+    return half;
+}
+
 static inline __m256i accumulate_half(__m256i acc, __m256i half, const unsigned char *secret) {
     __m256i keyed = _mm256_xor_si256(half, load(secret));
     __m256i product = _mm256_mul_epu32(keyed, _mm256_shuffle_epi32(keyed, _MM_SHUFFLE(0, 3, 0, 1)));
@@ -34,7 +41,7 @@ static inline acc_t take_block(acc_t acc, unsigned char *to, const unsigned char
     for (int i = 0; i < XXH3_BLOCK_STRIPES; i++) {
         const unsigned char *at = from + i * XXH3_STRIPE;
         unsigned char *out = to + i * XXH3_STRIPE;
-        __m256i low = load(at), high = load(at + HALF);
+        __m256i low = load_once(at), high = load_once(at + HALF);
         _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
         if (is_streaming) {
             _mm256_stream_si256((void *)out, low);
@@ -68,15 +75,15 @@ static uint64_t copy_hash64(void *restrict to_void, const void *restrict from_vo
     }
     size_t done = blocks * XXH3_BLOCK, stripes = (bytes - 1 - done) / XXH3_STRIPE;
     for (size_t i = 0; i < stripes; i++, done += XXH3_STRIPE) {
-        __m256i low = load(from + done), high = load(from + done + HALF);
+        __m256i low = load_once(from + done), high = load_once(from + done + HALF);
         _mm256_storeu_si256((void *)(to + done), low);
         _mm256_storeu_si256((void *)(to + done + HALF), high);
         acc = accumulate(acc, low, high, XXH3_kSecret + i * XXH3_SECRET_STEP);
     }
     __m256i low, high;
     if (bytes - done == XXH3_STRIPE) { /* the usual: layers are multiples of 64 bytes, and the last stripe is one like the others */
-        low = load(from + done);
-        high = load(from + done + HALF);
+        low = load_once(from + done);
+        high = load_once(from + done + HALF);
         _mm256_storeu_si256((void *)(to + done), low);
         _mm256_storeu_si256((void *)(to + done + HALF), high);
     } else {

@@ -13,6 +13,14 @@ enum {
 
 static inline __m512i load(const void *from) { return _mm512_loadu_si512(from); }
 
+/* A load that stays one. Without this the compiler folds the load into each instruction that uses it, and a peer that writes
+ * to `from` meanwhile gets other bytes hashed than were stored. */
+static inline __m512i load_once(const void *from) {
+    __m512i stripe = load(from);
+    __asm__ volatile("" : "+v"(stripe));
+    return stripe;
+}
+
 static inline __m512i accumulate(__m512i acc, __m512i stripe, const unsigned char *secret) {
     __m512i keyed = _mm512_xor_si512(stripe, load(secret));
     __m512i product = _mm512_mul_epu32(keyed, _mm512_shuffle_epi32(keyed, (_MM_PERM_ENUM)_MM_SHUFFLE(0, 3, 0, 1)));
@@ -37,7 +45,7 @@ static inline uint64_t finish(__m512i acc, size_t bytes) {
 /* Copies and hashes one whole block (1 KiB). */
 static inline __m512i take_block(__m512i acc, unsigned char *to, const unsigned char *from, int is_streaming) {
     for (int i = 0; i < XXH3_BLOCK_STRIPES; i++) {
-        __m512i stripe = load(from + i * XXH3_STRIPE);
+        __m512i stripe = load_once(from + i * XXH3_STRIPE);
         _mm_prefetch((const char *)from + i * XXH3_STRIPE + AHEAD, _MM_HINT_T0);
         if (is_streaming) _mm512_stream_si512((void *)(to + i * XXH3_STRIPE), stripe);
         else _mm512_storeu_si512(to + i * XXH3_STRIPE, stripe);
@@ -65,13 +73,13 @@ static uint64_t copy_hash64(void *restrict to_void, const void *restrict from_vo
     }
     size_t done = blocks * XXH3_BLOCK, stripes = (bytes - 1 - done) / XXH3_STRIPE;
     for (size_t i = 0; i < stripes; i++, done += XXH3_STRIPE) {
-        __m512i stripe = load(from + done);
+        __m512i stripe = load_once(from + done);
         _mm512_storeu_si512(to + done, stripe);
         acc = accumulate(acc, stripe, XXH3_kSecret + i * XXH3_SECRET_STEP);
     }
     __m512i last;
     if (bytes - done == XXH3_STRIPE) { /* the usual: layers are multiples of 64 bytes, and the last stripe is one like the others */
-        last = load(from + done);
+        last = load_once(from + done);
         _mm512_storeu_si512(to + done, last);
     } else {
         memcpy(to + done, from + done, bytes - done);
