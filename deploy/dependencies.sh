@@ -3,7 +3,7 @@
 #   deploy/dependencies.sh [run|test]    run: build and run (default); test: that and what the tests need
 set -eu
 
-build="gcc cmake ninja-build pkg-config libucx-dev libuv1-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev
+build="gcc libc6-dev cmake ninja-build pkg-config libucx-dev libuv1-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev
  libinih-dev libjansson-dev libhiredis-dev uthash-dev"
 test="libcriterion-dev redis-server iproute2 python3"
 
