@@ -28,10 +28,12 @@ kvf_status_t kvf__space_create(kvf_store_t *store, uint32_t id, const char *name
     space->store = store;
     space->id = id;
     space->policy = *policy;
+    space->giving = KVF__NO_SEGMENT;
     space->layer_bytes = kvf_layout_layer_bytes(layout);
     space->block_bytes = kvf_layout_block_bytes(layout);
     space->data_offset = kvf_record_data_offset(layout->layers);
-    space->slot_bytes = (space->data_offset + space->block_bytes + KVF_RECORD_ALIGN - 1) & ~(uint64_t)(KVF_RECORD_ALIGN - 1);
+    space->slot_bytes =
+        (space->data_offset + space->block_bytes + KVF_RECORD_ALIGN - 1) & ~(uint64_t)(KVF_RECORD_ALIGN - 1);
     kvf_tier_host_stats_t host;
     kvf_tier_host_get_stats(store->host, &host);
     space->slots = (uint32_t)(host.segment_bytes / space->slot_bytes);
@@ -104,7 +106,8 @@ size_t kvf_space_match(const kvf_space_t *space, const kvf_key_t *keys, size_t c
 }
 
 uint8_t *kvf_space_layer(const kvf_space_t *space, const kvf_record_t *record, uint32_t layer) {
-    return (uint8_t *)kvf__slot_head(space, record->segment, record->slot) + space->data_offset + layer * space->layer_bytes;
+    return (uint8_t *)kvf__slot_head(space, record->segment, record->slot) + space->data_offset +
+           layer * space->layer_bytes;
 }
 
 uint64_t *kvf_space_checksums(const kvf_space_t *space, const kvf_record_t *record) {
@@ -158,8 +161,8 @@ static bool take_staging(kvf_space_t *space) {
     uint64_t used = atomic_load_explicit(&store->staging, memory_order_relaxed);
     do
         if (used + space->slot_bytes > store->options.staging_bytes) return false;
-    while (!atomic_compare_exchange_weak_explicit(&store->staging, &used, used + space->slot_bytes, memory_order_relaxed,
-                                                  memory_order_relaxed));
+    while (!atomic_compare_exchange_weak_explicit(&store->staging, &used, used + space->slot_bytes,
+                                                  memory_order_relaxed, memory_order_relaxed));
     return true;
 }
 
@@ -213,19 +216,28 @@ static kvf_status_t reserve_locked(kvf_space_t *space, const kvf_key_t *key, kvf
 }
 
 /* A put of a key that is there counts as a use of it. */
-static void touch_existing(kvf_space_t *space, const kvf_key_t *key) {
+static bool touch_existing(kvf_space_t *space, const kvf_key_t *key) {
     kvf_record_t *record = kvf_space_acquire(space, key);
-    if (!record) return;
+    if (!record) return false;
     kvf_space_touch(space, record);
     kvf_space_release(space, record);
+    return true;
+}
+
+/* Whether one more block needs more memory, or another one's. A look: it may change at once. */
+static bool is_full(const kvf_space_t *space) {
+    uint64_t segments = atomic_load_explicit(&space->num_segments, memory_order_relaxed);
+    return atomic_load_explicit(&space->blocks, memory_order_relaxed) >= segments * space->slots;
 }
 
 kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) {
     *record = NULL;
+    if (touch_existing(space, key)) return KVF_EXISTS;
     if (!take_staging(space)) return KVF_ERR_BUSY;
     kvf_status_t status;
     for (int i = 0;; i++) {
-        bool is_coming = kvf_tier_host_available(space->store->host) == 0 && kvf__store_share(space->store, space);
+        bool is_coming =
+            is_full(space) && !kvf__store_may_take(space->store, space) && kvf__store_share(space->store, space);
         pthread_mutex_lock(&space->mutex);
         status = reserve_locked(space, key, record);
         pthread_mutex_unlock(&space->mutex);
@@ -251,8 +263,10 @@ kvf_status_t kvf_space_commit(kvf_space_t *space, kvf_record_t *const *records, 
         tracked[i] = (kvf_evict_record_t){.key_hash = records[i]->hash, .id = kvf_record_id(records[i])};
     if (status == KVF_OK) status = kvf_evict_insert(space->evict, tracked, count);
     for (size_t i = 0; i < count; i++) {
-        if (status == KVF_OK) kvf_index_publish(space->index, records[i]);
-        else kvf_index_unlink(space->index, records[i]);
+        if (status == KVF_OK)
+            kvf_index_publish(space->index, records[i]);
+        else if (kvf_index_unlink(space->index, records[i]))
+            kvf__slots_forget(space, records[i]);
     }
     pthread_mutex_unlock(&space->mutex);
     for (size_t i = 0; i < count; i++) {
@@ -265,7 +279,7 @@ kvf_status_t kvf_space_commit(kvf_space_t *space, kvf_record_t *const *records, 
 
 void kvf_space_abort(kvf_space_t *space, kvf_record_t *record) {
     pthread_mutex_lock(&space->mutex);
-    kvf_index_unlink(space->index, record);
+    if (kvf_index_unlink(space->index, record)) kvf__slots_forget(space, record);
     pthread_mutex_unlock(&space->mutex);
     kvf_record_unref(record);
     give_staging(space);
@@ -276,7 +290,10 @@ kvf_status_t kvf_space_delete(kvf_space_t *space, const kvf_key_t *key) {
     if (!record) return KVF_ERR_NOT_FOUND;
     pthread_mutex_lock(&space->mutex);
     bool was_in = kvf_index_unlink(space->index, record);
-    if (was_in) kvf_evict_remove(space->evict, kvf_record_id(record));
+    if (was_in) {
+        kvf_evict_remove(space->evict, kvf_record_id(record));
+        kvf__slots_forget(space, record);
+    }
     pthread_mutex_unlock(&space->mutex);
     kvf_record_unref(record);
     return was_in ? KVF_OK : KVF_ERR_NOT_FOUND;

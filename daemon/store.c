@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CLAIM_NS UINT64_C(1000000000) /* a space that asked and does not come back keeps nobody from memory */
+
 kvf_status_t kvf_store_create(const kvf_store_options_t *options, kvf_store_t **out, char *why, size_t why_bytes) {
     snprintf(why, why_bytes, "out of memory");
     kvf_store_t *store = calloc(1, sizeof(*store));
@@ -73,8 +75,8 @@ static kvf_status_t check_size(const kvf_store_t *store, const kvf_layout_t *lay
     return KVF_OK;
 }
 
-static kvf_status_t make_space(kvf_store_t *store, const char *name, const kvf_layout_t *layout, const kvf_policy_t *policy,
-                               kvf_space_t **space, char *why, size_t why_bytes) {
+static kvf_status_t make_space(kvf_store_t *store, const char *name, const kvf_layout_t *layout,
+                               const kvf_policy_t *policy, kvf_space_t **space, char *why, size_t why_bytes) {
     uint32_t id = kvf_store_num_spaces(store);
     if (id == store->options.max_spaces) {
         snprintf(why, why_bytes, "the daemon has max-spaces (%u) already", id);
@@ -121,11 +123,48 @@ static uint32_t num_segments(const kvf_space_t *space) {
     return atomic_load_explicit(&space->num_segments, memory_order_relaxed);
 }
 
+static void begin_claim(kvf_store_t *store, kvf_space_t *space) {
+    if (!atomic_exchange_explicit(&space->claim_until_ns, kvf__now_ns() + CLAIM_NS, memory_order_relaxed))
+        atomic_fetch_add_explicit(&store->num_claims, 1, memory_order_relaxed);
+}
+
+void kvf__store_end_claim(kvf_store_t *store, kvf_space_t *space) {
+    if (atomic_exchange_explicit(&space->claim_until_ns, 0, memory_order_relaxed))
+        atomic_fetch_sub_explicit(&store->num_claims, 1, memory_order_relaxed);
+}
+
+bool kvf__store_may_take(kvf_store_t *store, kvf_space_t *space) {
+    uint32_t available = kvf_tier_host_available(store->host), claims = 0;
+    if (!atomic_load_explicit(&store->num_claims, memory_order_relaxed) ||
+        atomic_load_explicit(&space->claim_until_ns, memory_order_relaxed))
+        return available > 0;
+    for (uint32_t i = 0; i < kvf_store_num_spaces(store); i++) {
+        kvf_space_t *other = kvf_store_space(store, i);
+        uint64_t until = atomic_load_explicit(&other->claim_until_ns, memory_order_relaxed);
+        if (until >= kvf__now_ns())
+            claims++;
+        else if (until)
+            kvf__store_end_claim(store, other);
+    }
+    return available > claims;
+}
+
+/* What each space may have of the segments, if all that have some or want some got the same. */
+static size_t fair_share(const kvf_store_t *store, const kvf_space_t *asking) {
+    size_t sharing = 0;
+    for (uint32_t i = 0; i < kvf_store_num_spaces(store); i++)
+        sharing += kvf_store_space(store, i) == asking || num_segments(kvf_store_space(store, i));
+    size_t fair = store->max_segments / sharing;
+    return fair ? fair : 1;
+}
+
 bool kvf__store_share(kvf_store_t *store, kvf_space_t *space) {
     uint32_t spaces = kvf_store_num_spaces(store);
-    size_t fair = store->max_segments / spaces;
-    if (!fair) fair = 1;
-    if (num_segments(space) >= fair || kvf_tier_host_returning(store->host)) return false;
+    size_t fair = fair_share(store, space);
+    if (num_segments(space) >= fair) return false;
+    bool is_claiming = atomic_load_explicit(&space->claim_until_ns, memory_order_relaxed) >= kvf__now_ns();
+    if (is_claiming && kvf_tier_host_available(store->host)) return true; /* it has come since */
+    if (kvf_tier_host_returning(store->host)) return is_claiming;
     kvf_space_t *richest = NULL;
     for (uint32_t i = 0; i < spaces; i++) {
         kvf_space_t *other = kvf_store_space(store, i);
@@ -133,9 +172,11 @@ bool kvf__store_share(kvf_store_t *store, kvf_space_t *space) {
             richest = other;
     }
     if (!richest) return false;
+    begin_claim(store, space); /* first: the giver is quick */
     pthread_mutex_lock(&richest->mutex);
     bool given = kvf__slots_give_segment(richest);
     pthread_mutex_unlock(&richest->mutex);
+    if (!given) kvf__store_end_claim(store, space);
     return given;
 }
 

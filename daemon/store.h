@@ -4,8 +4,9 @@
  *        \--- space "b" --- …
  *
  * Nothing is shared across spaces: a segment belongs to one of them, and is blanked before another gets its memory.
- * A record is reserved (its slot is writable by its putter, nobody sees it), then committed (readable) or aborted. A reader
- * holds a record from acquire to release; until then it is neither evicted nor overwritten, though its key may go.
+ * A record is reserved (its slot is writable by its putter, nobody sees it), then committed (readable) or aborted. A
+ * reader holds a record from acquire to release; until then it is neither evicted nor overwritten, though its key may
+ * go.
  *
  * Threads: [any thread] unless marked. Reads (acquire, release, match, touch, locate, layer) take no lock.
  * Locks: each space's mutex, taken by reserve, commit, abort, delete; never two at once. */
@@ -21,14 +22,14 @@ typedef struct kvf_store kvf_store_t;
 typedef struct kvf_space kvf_space_t;
 
 typedef struct kvf_store_options {
-    uint64_t host_bytes;    /* of all segments, hard */
-    uint64_t segment_bytes; /* 0: by size */
-    uint64_t staging_bytes; /* of slots reserved and not committed, hard */
+    uint64_t host_bytes;      /* of all segments, hard */
+    uint64_t segment_bytes;   /* 0: by size */
+    uint64_t staging_bytes;   /* of slots reserved and not committed, hard */
     uint64_t max_block_bytes; /* of a space's layout: what a frame can carry */
-    uint64_t max_keys;      /* of one space */
+    uint64_t max_keys;        /* of one space */
     uint32_t max_spaces;
     kvf_evict_kind_t eviction;
-    bool prepare;           /* make pages ahead of need */
+    bool prepare; /* make pages ahead of need */
 } kvf_store_options_t;
 
 /* Takes host memory as far as it goes at once; the rest is prepared behind. `why` [why_bytes] says what was wrong. */
@@ -37,9 +38,9 @@ kvf_status_t kvf_store_create(const kvf_store_options_t *options, kvf_store_t **
 /* Nobody may be in a call or hold a record. NULL is allowed. */
 void kvf_store_destroy(kvf_store_t *store);
 
-/* Opens the space `name`, or makes it with (deep copies of) a checked `layout` and `policy`. Fails with KVF_ERR_LAYOUT or
- * KVF_ERR_POLICY (made with another one: `why` names the field), KVF_ERR_TOO_LARGE (a block does not fit: `why` names the
- * option), KVF_ERR_BUSY (max_spaces). Spaces live as long as the store. */
+/* Opens the space `name`, or makes it with (deep copies of) a checked `layout` and `policy`. Fails with KVF_ERR_LAYOUT
+ * or KVF_ERR_POLICY (made with another one: `why` names the field), KVF_ERR_TOO_LARGE (a block does not fit: `why`
+ * names the option), KVF_ERR_BUSY (max_spaces). Spaces live as long as the store. */
 kvf_status_t kvf_store_open_space(kvf_store_t *store, const char *name, const kvf_layout_t *layout,
                                   const kvf_policy_t *policy, kvf_space_t **space, char *why,
                                   size_t why_bytes) KVF_MUST_CHECK;
@@ -48,8 +49,8 @@ kvf_space_t *kvf_store_space(const kvf_store_t *store, uint32_t id);
 /* Spaces that exist: their numbers are 0 … count - 1. */
 uint32_t kvf_store_num_spaces(const kvf_store_t *store);
 
-/* A read-only descriptor, for the caller to close, of the segment `number`, if it belongs to space `space`.
- * KVF_ERR_NOT_FOUND: it does not, or not any more. */
+/* A read-only descriptor, for the caller to close, of the segment `number`, whatever space it belongs to.
+ * KVF_ERR_NOT_FOUND: it belongs to none, or not any more. */
 kvf_status_t kvf_store_open_segment(kvf_store_t *store, uint32_t number, int *fd, uint64_t *bytes) KVF_MUST_CHECK;
 /* Segments that the host tier can have at most. */
 size_t kvf_store_max_segments(const kvf_store_t *store);
@@ -84,8 +85,10 @@ void kvf_space_locate(const kvf_space_t *space, const kvf_record_t *record, uint
 
 /* ---- writes ---- */
 
-/* Makes room for a block under `key`, evicting as needed. KVF_OK: `*record` is the caller's to fill (layers, checksums), then
- * to commit or abort. KVF_EXISTS: it is stored already, or being so by another put. KVF_ERR_BUSY: the staging budget is used up, or memory is on its way from another space. KVF_ERR_NO_SPACE: no room, and nothing that may be evicted. */
+/* Makes room for a block under `key`, evicting as needed. KVF_OK: `*record` is the caller's to fill (layers,
+ * checksums), then to commit or abort. KVF_EXISTS: it is stored already, or being so by another put. KVF_ERR_BUSY: the
+ * staging budget is used up, or memory is on its way from another space. KVF_ERR_NO_SPACE: no room, and nothing that
+ * may be evicted. */
 kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) KVF_MUST_CHECK;
 /* Makes reserved records [count] readable: those of one put, in the order of its keys. Consumes them. On failure
  * (KVF_ERR_NO_MEMORY) all are aborted. */
@@ -98,8 +101,8 @@ kvf_status_t kvf_space_delete(kvf_space_t *space, const kvf_key_t *key) KVF_MUST
 /* ---- numbers ---- */
 
 typedef struct kvf_space_stats {
-    uint64_t blocks;         /* slots in use: readable, reserved, or gone but held */
-    uint64_t block_bytes;    /* host memory of these */
+    uint64_t blocks;      /* slots in use: readable, reserved, or gone but held */
+    uint64_t block_bytes; /* host memory of these */
     uint64_t segments, segment_bytes;
     uint64_t index_bytes;    /* of index and eviction policy */
     uint64_t evicted_blocks; /* since the start */

@@ -7,14 +7,20 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
+
+/* In place of a record that has left the index: somebody may hold it, until its slot is freed. */
+#define KVF__RECORD_GONE UINT32_MAX
+
+#define KVF__NO_SEGMENT UINT32_MAX
 
 /* A segment while it belongs to a space. */
 typedef struct kvf__block_segment {
     kvf_host_segment_t *host;
     uint32_t num_free;
-    bool is_listed;     /* among the space's segments with free slots */
-    uint32_t *free;     /* [slots] stack; the lowest slots come out first */
-    uint32_t *records;  /* [slots] id of the record in each, KVF_RECORD_NONE if it is free */
+    bool is_listed;    /* among the space's segments with free slots */
+    uint32_t *free;    /* [slots] stack; the lowest slots come out first */
+    uint32_t *records; /* [slots] id of the record in each, KVF_RECORD_NONE if it is free, KVF__RECORD_GONE */
 } kvf__block_segment_t;
 
 struct kvf_space {
@@ -32,23 +38,35 @@ struct kvf_space {
     kvf_evict_t *evict;
     _Atomic(kvf__block_segment_t *) *segments; /* [max_segments] NULL where there is none */
     uint32_t segments_end;                     /* none lies at or behind it */
-    uint32_t *listed, num_listed;              /* segments with free slots, a stack */
+    uint32_t *listed, num_listed;              /* segments with free slots, a stack; not `giving` */
+    uint32_t giving;                           /* goes back to the host tier when it is empty; KVF__NO_SEGMENT: none */
+    uint32_t give_next;                        /* where to look for the next one */
+    uint64_t give_until_ns;
 
-    /* slots whose last reference went: a lock-free stack of 1 + segment << 32 | slot, linked through the slots' heads */
+    /* slots whose last reference went: a lock-free stack of 1 + segment << 32 | slot, linked through the slots' heads
+     */
     _Atomic uint64_t freed;
     _Atomic uint32_t num_segments;
     _Atomic uint64_t blocks, evicted;
+    _Atomic uint64_t claim_until_ns; /* a segment that another space gave up is kept for this one; 0: none is */
 };
 
 struct kvf_store {
     kvf_store_options_t options;
     kvf_tier_host_t *host;
     size_t max_segments;
-    pthread_mutex_t mutex; /* of opening spaces */
+    pthread_mutex_t mutex;          /* of opening spaces */
     _Atomic(kvf_space_t *) *spaces; /* [max_spaces] */
     _Atomic uint32_t num_spaces;
     _Atomic uint64_t staging;
+    _Atomic uint32_t num_claims; /* spaces with one, expired ones too */
 };
+
+static inline uint64_t kvf__now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * UINT64_C(1000000000) + (uint64_t)t.tv_nsec;
+}
 
 /* ---- slots.c: all [under the space's mutex], but kvf__slots_free ---- */
 
@@ -56,7 +74,11 @@ struct kvf_store {
 kvf_status_t kvf__slots_take(kvf_space_t *space, uint32_t record, uint32_t *segment, uint32_t *slot) KVF_MUST_CHECK;
 /* Gives a slot back. [any thread], lock-free. */
 void kvf__slots_free(kvf_space_t *space, uint32_t segment, uint32_t slot);
-/* Gives a whole segment back to the host tier, evicting what is in it. False: in each something is held. */
+/* The record there has left the index, and is not to be looked at again: only whoever holds it frees its slot. */
+void kvf__slots_forget(kvf_space_t *space, const kvf_record_t *record);
+/* Gives a segment back to the host tier, evicting what is in it. What is held there stays until it is released: the
+ * segment is given then, by the next call of any. True: given, or being so. False: there is none, or something was held
+ * too long. */
 bool kvf__slots_give_segment(kvf_space_t *space);
 /* Gives all back, for the space's end. */
 void kvf__slots_destroy(kvf_space_t *space);
@@ -75,8 +97,12 @@ void kvf__space_destroy(kvf_space_t *space);
 bool kvf__space_evict_record(kvf_space_t *space, uint32_t id);
 
 /* ---- store.c ---- */
-/* Asks the space that is most above its fair share for a segment, if `space` is below its own. Not under a mutex. True: one is
- * on its way. */
+/* Asks the space that is most above its fair share for a segment, if `space` is below its own, and claims it. Not under
+ * a mutex. True: one is on its way. */
 bool kvf__store_share(kvf_store_t *store, kvf_space_t *space);
+/* Whether the host tier has a segment that no other space claims. Without claims the giver, busy as it is, would take
+ * back what it gave, and give again. */
+bool kvf__store_may_take(kvf_store_t *store, kvf_space_t *space);
+void kvf__store_end_claim(kvf_store_t *store, kvf_space_t *space);
 
 #endif

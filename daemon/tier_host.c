@@ -156,10 +156,14 @@ static void *tier_thread(void *arg) {
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PREPARER_NICE); /* on Linux: of this thread */
     pthread_mutex_lock(&tier->lock);
     while (!tier->stop) {
-        if (tier->returned) reclaim_step(tier);
-        else if (tier->preparing) populate_step(tier);
-        else if (tier->prepare && tier->made < tier->usable) begin_step(tier);
-        else pthread_cond_wait(&tier->work, &tier->lock);
+        if (tier->returned)
+            reclaim_step(tier);
+        else if (tier->preparing)
+            populate_step(tier);
+        else if (tier->prepare && tier->made < tier->usable)
+            begin_step(tier);
+        else
+            pthread_cond_wait(&tier->work, &tier->lock);
     }
     pthread_mutex_unlock(&tier->lock);
     return NULL;
@@ -203,8 +207,10 @@ static kvf_status_t check_sizes(uint64_t bytes, uint64_t segment_bytes, char *wh
     const char *text = NULL;
     if (segment_bytes < KVF_HOST_PAGE_BYTES || segment_bytes % KVF_HOST_PAGE_BYTES)
         text = "segment-bytes is %" PRIu64 " (host-bytes %" PRIu64 "), must be a multiple of 4096";
-    else if (segment_bytes > bytes) text = "segment-bytes is %" PRIu64 ", more than host-bytes (%" PRIu64 ")";
-    else if (segment_bytes > SIZE_MAX / 2) text = "segment-bytes is %" PRIu64 " (host-bytes %" PRIu64 "), too large";
+    else if (segment_bytes > bytes)
+        text = "segment-bytes is %" PRIu64 ", more than host-bytes (%" PRIu64 ")";
+    else if (segment_bytes > SIZE_MAX / 2)
+        text = "segment-bytes is %" PRIu64 " (host-bytes %" PRIu64 "), too large";
     else if (bytes / segment_bytes > KVF_HOST_SEGMENTS_MAX)
         text = "segment-bytes is %" PRIu64 ", too small: host-bytes (%" PRIu64 ") would be over 65536 segments";
     if (!text) return KVF_OK;
@@ -375,7 +381,7 @@ kvf_host_segment_t *kvf_tier_host_find(kvf_tier_host_t *tier, uint32_t number) {
 uint32_t kvf_tier_host_available(kvf_tier_host_t *tier) {
     pthread_mutex_lock(&tier->lock);
     uint32_t room = tier->made < tier->usable ? tier->usable - tier->made : 0;
-    uint32_t available = room + tier->num_ready + (tier->preparing ? 1 : 0);
+    uint32_t available = room + tier->num_ready + (tier->preparing || tier->beginning ? 1 : 0);
     pthread_mutex_unlock(&tier->lock);
     return available;
 }

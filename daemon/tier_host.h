@@ -1,8 +1,8 @@
 /* tier_host.h - the host memory that block bytes lie in: a hard budget, cut in segments.
  *
  * A segment is one memfd. It is made, taken by one space, given back and destroyed: it never passes from a space to
- * another, because readers of this host may still map it. A thread of the tier's makes segments and their pages ahead of
- * need, and lets go of those that were given back:
+ * another, because readers of this host may still map it. A thread of the tier's makes segments and their pages ahead
+ * of need, and lets go of those that were given back:
  *
  *     nothing -> preparing -> ready -> taken -> returned -> nothing
  *           \_________\__________________/^                      (puts outrun the thread)
@@ -31,22 +31,22 @@ typedef struct kvf_tier_host_options {
 
 typedef struct kvf_host_segment {
     kvf_segment_t memory;
-    uint32_t number;        /* unique while the process lives, never 0 */
-    uint32_t owner;         /* as given to take */
-    uint64_t populated;     /* bytes from the start whose pages are known to be there */
-    _Atomic uint32_t refs;  /* internal, as is what follows */
-    uint32_t index;         /* among the taken ones */
+    uint32_t number;       /* unique while the process lives, never 0 */
+    uint32_t owner;        /* as given to take */
+    uint64_t populated;    /* bytes from the start whose pages are known to be there */
+    _Atomic uint32_t refs; /* internal, as is what follows */
+    uint32_t index;        /* among the taken ones */
     struct kvf_host_segment *next;
 } kvf_host_segment_t;
 
 typedef struct kvf_tier_host_stats {
     uint64_t segment_bytes;
-    uint64_t budget_bytes;   /* as configured, in whole segments */
-    uint64_t usable_bytes;   /* less where the machine had less */
-    uint64_t held_bytes;     /* of all segments that exist */
-    uint64_t taken_bytes;    /* of those that spaces have */
-    uint64_t ready_bytes;    /* of those that wait with all their pages */
-    uint64_t returned_bytes; /* of those whose pages are being let go */
+    uint64_t budget_bytes;                 /* as configured, in whole segments */
+    uint64_t usable_bytes;                 /* less where the machine had less */
+    uint64_t held_bytes;                   /* of all segments that exist */
+    uint64_t taken_bytes;                  /* of those that spaces have */
+    uint64_t ready_bytes;                  /* of those that wait with all their pages */
+    uint64_t returned_bytes;               /* of those whose pages are being let go */
     uint64_t populated_bytes, populate_ns; /* the thread's work so far */
     uint64_t takes, unprepared_takes;      /* the latter had not all pages when taken */
 } kvf_tier_host_stats_t;
@@ -55,8 +55,8 @@ typedef struct kvf_tier_host_stats {
  * within 4 MiB to 1 GiB, and at most half the budget. */
 uint64_t kvf_tier_host_segment_bytes(uint64_t bytes);
 
-/* A budget that suits this machine: half of the memory that is free now (of the container's limit, if that is less), at most
- * 8 GiB, at least 64 MiB. */
+/* A budget that suits this machine: half of the memory that is free now (of the container's limit, if that is less), at
+ * most 8 GiB, at least 64 MiB. */
 uint64_t kvf_tier_host_default_bytes(void);
 
 /* Returns at once, with one segment begun; the rest come behind. KVF_ERR_INVALID: the sizes make no sense, `why`
@@ -80,8 +80,8 @@ uint32_t kvf_tier_host_returning(kvf_tier_host_t *tier);
 /* Says that pages could not be had: no more segments are made than exist now. */
 void kvf_tier_host_lower_budget(kvf_tier_host_t *tier);
 
-/* The taken segment of that number with a reference, for kvf_tier_host_unref; NULL: there is none. The reference keeps the
- * memfd, not the bytes: they turn to zeros when the owner gives it back. */
+/* The taken segment of that number with a reference, for kvf_tier_host_unref; NULL: there is none. The reference keeps
+ * the memfd, not the bytes: they turn to zeros when the owner gives it back. */
 kvf_host_segment_t *kvf_tier_host_find(kvf_tier_host_t *tier, uint32_t number);
 void kvf_tier_host_unref(kvf_host_segment_t *segment);
 

@@ -9,15 +9,26 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MIB = 1 << 20, LAYERS = 4, LAYER_BYTES = 2048, BLOCK_BYTES = LAYERS * LAYER_BYTES,
-       DATA_OFFSET = 128 /* head and checksums */, SLOT_BYTES = DATA_OFFSET + BLOCK_BYTES };
+enum {
+    MIB = 1 << 20,
+    LAYERS = 4,
+    LAYER_BYTES = 2048,
+    BLOCK_BYTES = LAYERS * LAYER_BYTES,
+    DATA_OFFSET = 128 /* head and checksums */,
+    SLOT_BYTES = DATA_OFFSET + BLOCK_BYTES
+};
 
 static kvf_store_t *store;
 static char why[256];
 
 static kvf_layout_t sample(void) {
-    return (kvf_layout_t){
-        .layers = LAYERS, .planes = 2, .kv_heads = 2, .head_dim = 16, .block_tokens = 16, .dtype = KVF_BF16, .model = "m"};
+    return (kvf_layout_t){.layers = LAYERS,
+                          .planes = 2,
+                          .kv_heads = 2,
+                          .head_dim = 16,
+                          .block_tokens = 16,
+                          .dtype = KVF_BF16,
+                          .model = "m"};
 }
 
 static void make_store(uint64_t host_bytes, uint64_t segment_bytes, uint64_t staging_bytes) {
@@ -183,8 +194,10 @@ Test(store, random_use_under_a_small_budget_never_gives_a_wrong_byte) {
             cr_assert(status == KVF_OK || status == KVF_EXISTS, "%s", kvf_status_name(status));
             if (status == KVF_EXISTS) continue;
             fill(space, record, number);
-            if (what == 0) kvf_space_abort(space, record);
-            else cr_assert_eq(kvf_space_commit(space, &record, 1), KVF_OK);
+            if (what == 0)
+                kvf_space_abort(space, record);
+            else
+                cr_assert_eq(kvf_space_commit(space, &record, 1), KVF_OK);
         } else if (what < 9) {
             kvf_record_t *record = kvf_space_acquire(space, &key);
             if (!record) continue;
@@ -250,39 +263,106 @@ Test(store, spaces_share_the_budget_and_never_see_each_others_bytes) {
     kvf_store_destroy(store);
 }
 
-Test(store, what_is_deleted_and_held_does_not_move_to_another_space) {
-    enum { SEGMENTS = 4, KEYS = 800 };
-    make_store(SEGMENTS * MIB, MIB, MIB);
-    kvf_space_t *first = open_space("first"), *second = open_space("second");
-    for (uint64_t i = 0; i < KEYS; i++) cr_assert_eq(put(first, i), KVF_OK);
-    kvf_record_t *held[SEGMENTS];
-    uint64_t numbers[SEGMENTS];
-    uint32_t segments[SEGMENTS], segment;
+enum { SEGMENTS = 4 };
+
+/* Holds one record in each of the `SEGMENTS` segments of `space`, which is full of keys 0 to keys - 1. */
+static void hold_one_each(kvf_space_t *space, uint64_t keys, kvf_record_t *held[SEGMENTS], uint64_t numbers[SEGMENTS]) {
+    uint32_t segments[SEGMENTS];
     size_t count = 0;
-    for (uint64_t i = 0; i < KEYS && count < SEGMENTS; i++) { /* one in each segment */
-        kvf_record_t *record = acquire(first, i);
+    for (uint64_t i = 0; i < keys && count < SEGMENTS; i++) {
+        kvf_record_t *record = acquire(space, i);
         if (!record) continue;
         uint64_t offset, generation;
-        kvf_space_locate(first, record, &segment, &offset, &generation);
+        kvf_space_locate(space, record, &segments[count], &offset, &generation);
         size_t same = 0;
-        while (same < count && segments[same] != segment) same++;
+        while (segments[same] != segments[count]) same++;
         if (same < count) {
-            kvf_space_release(first, record);
-            continue;
+            kvf_space_release(space, record);
+        } else {
+            numbers[count] = i, held[count++] = record;
         }
-        segments[count] = segment, numbers[count] = i, held[count++] = record;
     }
     cr_assert_eq(count, SEGMENTS);
+}
+
+Test(store, what_is_deleted_and_held_does_not_move_to_another_space) {
+    make_store(SEGMENTS * MIB, MIB, MIB);
+    kvf_space_t *first = open_space("first"), *second = open_space("second");
+    for (uint64_t i = 0; i < 800; i++) cr_assert_eq(put(first, i), KVF_OK);
+    kvf_record_t *held[SEGMENTS];
+    uint64_t numbers[SEGMENTS];
+    hold_one_each(first, 800, held, numbers);
     for (size_t i = 0; i < SEGMENTS; i++) {
         kvf_key_t key = key_of(numbers[i]);
         cr_assert_eq(kvf_space_delete(first, &key), KVF_OK);
     }
-    cr_assert_neq(put(second, 1), KVF_OK, "no segment of the first may go");
+    cr_assert_eq(put(second, 1), KVF_ERR_BUSY, "no segment of the first may go");
     for (size_t i = 0; i < SEGMENTS; i++) {
         cr_assert(is_filled(first, held[i], numbers[i]), "record %zu was taken from its reader", i);
         kvf_space_release(first, held[i]);
     }
     cr_assert_eq(put(second, 1), KVF_OK, "and now one may");
+    kvf_store_destroy(store);
+}
+
+Test(store, what_is_held_stays_readable_while_its_segment_is_wanted) {
+    make_store(SEGMENTS * MIB, MIB, MIB);
+    kvf_space_t *first = open_space("first"), *second = open_space("second");
+    for (uint64_t i = 0; i < 800; i++) cr_assert_eq(put(first, i), KVF_OK);
+    kvf_record_t *held[SEGMENTS];
+    uint64_t numbers[SEGMENTS];
+    hold_one_each(first, 800, held, numbers);
+    struct timespec start, now;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    do { /* until one segment was given up, and another one tried */
+        cr_assert_lt(put(second, 1), 0);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (now.tv_sec - start.tv_sec < 3);
+    for (size_t i = 0; i < SEGMENTS; i++) {
+        cr_assert(is_filled(first, held[i], numbers[i]));
+        kvf_record_t *again = acquire(first, numbers[i]);
+        cr_assert_eq(again, held[i], "a held record is not evicted");
+        kvf_space_release(first, again);
+        kvf_space_release(first, held[i]);
+    }
+    cr_assert_eq(put(second, 1), KVF_OK);
+    for (uint64_t i = 1000; i < 1800; i++) cr_assert_eq(put(first, i), KVF_OK, "what was not given is used again");
+    kvf_space_stats_t stats;
+    kvf_space_get_stats(first, &stats);
+    cr_assert_eq(stats.segments, SEGMENTS - 1);
+    cr_assert_eq(stats.blocks, (SEGMENTS - 1) * (MIB / SLOT_BYTES));
+    kvf_store_destroy(store);
+}
+
+Test(store, a_busy_space_does_not_take_back_what_it_gave) {
+    make_store(8 * MIB, MIB, 2 * MIB);
+    kvf_space_t *first = open_space("first"), *second = open_space("second");
+    uint64_t number = 0;
+    while (number < 2000) cr_assert_eq(put(first, number++), KVF_OK);
+    kvf_space_stats_t theirs = {0};
+    for (uint64_t i = 0; theirs.segments < 4 && i < 1000000; i++) {
+        cr_assert_eq(put(first, number++), KVF_OK);
+        cr_assert_eq(put(second, i), KVF_OK);
+        kvf_space_get_stats(second, &theirs);
+    }
+    cr_assert_eq(theirs.segments, 4);
+    kvf_store_stats_t stats;
+    kvf_store_get_stats(store, &stats);
+    cr_assert_leq(stats.host.takes, 8 + 4 + 1, "%d segments were taken to move 4", (int)stats.host.takes - 8);
+    kvf_store_destroy(store);
+}
+
+Test(store, an_idle_space_does_not_narrow_the_share_of_others) {
+    make_store(8 * MIB, MIB, 2 * MIB);
+    kvf_space_t *first = open_space("first"), *second = open_space("second");
+    open_space("third"), open_space("fourth");
+    for (uint64_t i = 0; i < 2000; i++) cr_assert_eq(put(first, i), KVF_OK);
+    kvf_space_stats_t theirs = {0};
+    for (uint64_t i = 0; theirs.segments < 4 && i < 1000000; i++) {
+        cr_assert_eq(put(second, i), KVF_OK);
+        kvf_space_get_stats(second, &theirs);
+    }
+    cr_assert_eq(theirs.segments, 4);
     kvf_store_destroy(store);
 }
 

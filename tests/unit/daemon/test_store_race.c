@@ -1,4 +1,5 @@
-/* Readers and a writer on one space at once: what a reader holds is whole and of its key. A plain program, for ThreadSanitizer. */
+/* Readers and a writer on one space at once, while another space takes its share of the memory: what a reader holds is
+ * whole and of its key, though it may be deleted meanwhile. A plain program, for ThreadSanitizer. */
 #include "daemon/store.h"
 
 #include <pthread.h>
@@ -9,7 +10,7 @@
 
 enum { READERS = 2, KEYS = 300, ROUNDS = 20000, ROUNDS_MAX = 20000000, READS = 5000, WORDS = 128 };
 
-static kvf_space_t *space;
+static kvf_space_t *space, *other;
 static atomic_bool is_over;
 static _Atomic unsigned wrong, hits;
 
@@ -32,9 +33,29 @@ static void *read_all(void *arg) {
     return NULL;
 }
 
-static void write_some(void) {
+static void *write_other(void *arg) {
+    (void)arg;
+    for (uint64_t number = 0; !atomic_load(&is_over); number++) {
+        kvf_key_t key = key_of(&number);
+        kvf_record_t *record;
+        if (kvf_space_reserve(other, &key, &record) != KVF_OK) continue;
+        memset(kvf_space_layer(other, record, 0), 0xff, WORDS * sizeof(uint64_t));
+        if (kvf_space_commit(other, &record, 1) != KVF_OK) exit(2);
+    }
+    return NULL;
+}
+
+static uint64_t num_segments(kvf_space_t *of) {
+    kvf_space_stats_t stats;
+    kvf_space_get_stats(of, &stats);
+    return stats.segments;
+}
+
+/* Until there was enough reading, and `other` has `segments`. */
+static void write_some(uint64_t segments) {
     uint64_t state = 99;
-    for (int i = 0; i < ROUNDS || (atomic_load(&hits) < READS && i < ROUNDS_MAX); i++) {
+    for (int i = 0; i < ROUNDS || ((atomic_load(&hits) < READS || num_segments(other) < segments) && i < ROUNDS_MAX);
+         i++) {
         state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
         uint64_t number = (state >> 33) % KEYS;
         kvf_key_t key = key_of(&number);
@@ -51,33 +72,41 @@ static void write_some(void) {
 }
 
 int main(void) {
-    kvf_store_options_t options = {.host_bytes = 256 << 10, /* room for about 220 of the 300 */
+    kvf_store_options_t options = {.host_bytes = 256 << 10, /* room for about 220 of the 300, then for half of that */
                                    .segment_bytes = 64 << 10,
                                    .staging_bytes = 1 << 20,
                                    .max_block_bytes = 1 << 20,
                                    .max_keys = 1000,
-                                   .max_spaces = 1,
+                                   .max_spaces = 2,
                                    .eviction = KVF_EVICT_S3FIFO,
                                    .prepare = true};
-    kvf_layout_t layout = {.layers = 1, .planes = 1, .kv_heads = 1, .head_dim = 32, .block_tokens = 16, .dtype = KVF_BF16, .model = "m"};
+    kvf_layout_t layout = {
+        .layers = 1, .planes = 1, .kv_heads = 1, .head_dim = 32, .block_tokens = 16, .dtype = KVF_BF16, .model = "m"};
     kvf_policy_t policy = {KVF_POLICY_EXACT};
     char why[256];
     kvf_store_t *store;
     if (kvf_store_create(&options, &store, why, sizeof(why)) != KVF_OK ||
-        kvf_store_open_space(store, "a", &layout, &policy, &space, why, sizeof(why)) != KVF_OK) {
+        kvf_store_open_space(store, "a", &layout, &policy, &space, why, sizeof(why)) != KVF_OK ||
+        kvf_store_open_space(store, "b", &layout, &policy, &other, why, sizeof(why)) != KVF_OK) {
         printf("FAIL: %s\n", why);
         return 1;
     }
     pthread_t readers[READERS];
     for (uintptr_t i = 0; i < READERS; i++) pthread_create(&readers[i], NULL, read_all, (void *)i);
-    write_some();
+    write_some(0); /* alone, up to all of the memory */
+    pthread_t sharer;
+    pthread_create(&sharer, NULL, write_other, NULL);
+    atomic_store(&hits, 0);
+    write_some(2);
     atomic_store(&is_over, true);
+    pthread_join(sharer, NULL);
     for (int i = 0; i < READERS; i++) pthread_join(readers[i], NULL);
     kvf_store_stats_t stats;
     kvf_store_get_stats(store, &stats);
+    uint64_t moved = num_segments(other);
     kvf_store_destroy(store);
-    bool ok = !wrong && hits >= READS && stats.all.evicted_blocks > 100 && stats.staging_bytes == 0;
-    printf("%s: %u reads, %u wrong words, %llu evicted\n", ok ? "ok" : "FAIL", hits, wrong,
-           (unsigned long long)stats.all.evicted_blocks);
+    bool ok = !wrong && hits >= READS && moved == 2 && stats.all.evicted_blocks > 100 && stats.staging_bytes == 0;
+    printf("%s: %u reads, %u wrong words, %llu evicted, %llu segments moved\n", ok ? "ok" : "FAIL", hits, wrong,
+           (unsigned long long)stats.all.evicted_blocks, (unsigned long long)moved);
     return ok ? 0 : 1;
 }
