@@ -7,7 +7,6 @@
 #ifndef KVF_KERNELS_H
 #define KVF_KERNELS_H
 
-#include <stdalign.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +24,10 @@ typedef struct kvf_kernels {
     /* Both in one pass over memory. Returns the hash of the bytes that stand in `to` afterwards, also when another process
      * writes to `from` meanwhile: each byte is read from there once. */
     uint64_t (*copy_hash64)(void *to, const void *from, size_t bytes);
+
+    /* Private: the inner loop of both and of the pieces below, see kernels/hash64.h. */
+    void (*hash64_stripes)(uint64_t *acc, unsigned at, uint8_t *to, const uint8_t *from, size_t stripes, int store,
+                           const uint8_t *secret);
 } kvf_kernels_t;
 
 /* The table of this processor. */
@@ -34,13 +37,19 @@ const kvf_kernels_t *kvf_kernels_at(kvf_cpu_level_t level);
 
 /* ---- hash of pieces: the same number as one hash64 over all of them ---- */
 
+/* A hash under way, of one thread at a time; may be copied, needs no release. The fields are private. */
 typedef struct kvf_hash64_state {
-    alignas(64) unsigned char opaque[640];
+    uint64_t acc[8];
+    uint64_t total_bytes;
+    uint32_t pending_bytes; /* 0 only before the first byte */
+    uint32_t block_stripes; /* taken of the current block */
+    uint8_t last[64];       /* the stripe before pending[0] */
+    uint8_t pending[256];
 } kvf_hash64_state_t;
 
 void kvf_hash64_init(kvf_hash64_state_t *state);
 void kvf_hash64_update(kvf_hash64_state_t *state, const void *from, size_t bytes);
-/* Copies and updates, as copy_hash64 does. */
+/* Copies and updates, as copy_hash64 does; fastest where the pieces before were a multiple of 64 bytes. */
 void kvf_hash64_copy_update(kvf_hash64_state_t *state, void *to, const void *from, size_t bytes);
 uint64_t kvf_hash64_digest(const kvf_hash64_state_t *state);
 

@@ -1,4 +1,5 @@
-/* copy_hash.c - copies and checksums in plain C over the library's XXH3. */
+/* copy_hash.c - copies and checksums in plain C, and the library's XXH3. */
+#include "kernels/hash64.h"
 #include "kernels/levels.h"
 
 #define XXH_INLINE_ALL
@@ -6,7 +7,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { CHUNK = 8 << 10 /* stays in the first cache between its copy and its hash */ };
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "lanes are read as they lie");
 
 static void copy(void *to, const void *from, size_t bytes) {
     if (bytes) memcpy(to, from, bytes);
@@ -14,48 +15,44 @@ static void copy(void *to, const void *from, size_t bytes) {
 
 static uint64_t hash64(const void *from, size_t bytes) { return XXH3_64bits(from, bytes); }
 
-static uint64_t copy_hash64(void *to, const void *from, size_t bytes) {
-    if (bytes <= CHUNK) {
-        copy(to, from, bytes);
-        __asm__ volatile("" : : "r"(to) : "memory"); /* hash what landed, not `from` again */
-        return XXH3_64bits(to, bytes);
+static void accumulate(uint64_t *acc, const uint64_t *stripe, const uint8_t *secret) {
+    for (size_t i = 0; i < 8; i++) {
+        uint64_t key;
+        memcpy(&key, secret + i * sizeof(key), sizeof(key));
+        key ^= stripe[i];
+        acc[i ^ 1] += stripe[i];
+        acc[i] += (key & 0xffffffff) * (key >> 32);
     }
-    kvf_hash64_state_t state;
-    kvf_hash64_init(&state);
-    kvf_hash64_copy_update(&state, to, from, bytes);
-    return kvf_hash64_digest(&state);
+}
+
+static void scramble(uint64_t *acc, const uint8_t *secret) {
+    for (size_t i = 0; i < 8; i++) {
+        uint64_t key;
+        memcpy(&key, secret + KVF__SECRET_SCRAMBLE + i * sizeof(key), sizeof(key));
+        acc[i] = (acc[i] ^ (acc[i] >> 47) ^ key) * KVF__PRIME32_1;
+    }
+}
+
+void kvf__hash64_stripes_ref(uint64_t *acc, unsigned at, uint8_t *to, const uint8_t *from, size_t stripes, int store,
+                             const uint8_t *secret) {
+    for (size_t i = 0; i < stripes; i++) {
+        uint64_t stripe[8];
+        memcpy(stripe, from + i * KVF__STRIPE, KVF__STRIPE);
+        __asm__ volatile("" : "+m"(stripe)); /* the compiler must not read `from` again in place of `stripe` */
+        if (store != KVF__STORE_NONE) memcpy(to + i * KVF__STRIPE, stripe, KVF__STRIPE);
+        accumulate(acc, stripe, secret + at * KVF__SECRET_STEP);
+        if (++at == KVF__BLOCK_STRIPES) {
+            scramble(acc, secret);
+            at = 0;
+        }
+    }
+}
+
+static uint64_t copy_hash64(void *to, const void *from, size_t bytes) {
+    return kvf__copy_hash64(to, from, bytes, kvf__hash64_stripes_ref);
 }
 
 void kvf__kernels_fill_ref(kvf_kernels_t *table) {
-    *table = (kvf_kernels_t){.copy = copy, .hash64 = hash64, .copy_hash64 = copy_hash64};
-}
-
-/* ---- pieces ---- */
-
-static_assert(sizeof(XXH3_state_t) <= sizeof(((kvf_hash64_state_t *)0)->opaque), "the state fits");
-
-static XXH3_state_t *inner(kvf_hash64_state_t *state) { return (XXH3_state_t *)state->opaque; }
-
-void kvf_hash64_init(kvf_hash64_state_t *state) {
-    XXH3_INITSTATE(inner(state));
-    XXH3_64bits_reset(inner(state));
-}
-
-void kvf_hash64_update(kvf_hash64_state_t *state, const void *from, size_t bytes) {
-    XXH3_64bits_update(inner(state), from, bytes);
-}
-
-void kvf_hash64_copy_update(kvf_hash64_state_t *state, void *to, const void *from, size_t bytes) {
-    for (size_t done = 0; done < bytes;) {
-        size_t chunk = bytes - done < CHUNK ? bytes - done : CHUNK;
-        memcpy((char *)to + done, (const char *)from + done, chunk);
-        /* what is hashed below is what stands in `to`: the compiler must not read `from` a second time */
-        __asm__ volatile("" : : "r"((char *)to + done) : "memory");
-        kvf_hash64_update(state, (char *)to + done, chunk);
-        done += chunk;
-    }
-}
-
-uint64_t kvf_hash64_digest(const kvf_hash64_state_t *state) {
-    return XXH3_64bits_digest((const XXH3_state_t *)state->opaque);
+    *table = (kvf_kernels_t){
+        .copy = copy, .hash64 = hash64, .copy_hash64 = copy_hash64, .hash64_stripes = kvf__hash64_stripes_ref};
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <xxhash.h>
 
@@ -56,17 +57,25 @@ static void check_one(const kvf_kernels_t *table, const buffers_t *b, size_t byt
     check_copy(table, "copy_hash64", b, bytes, to, from);
 }
 
-/* The hash of pieces is that of the whole, however it is cut. */
-static void check_pieces(const buffers_t *b, size_t bytes) {
+/* The next piece: anything, small ones, or whole stripes past the caches' threshold. */
+static size_t draw_piece(unsigned cut, size_t left) {
+    size_t piece = cut == 0 ? draw() % (left + 1) : cut == 1 ? draw() % 300 : (draw() % 400 + 1) * 64;
+    return piece < left ? piece : left;
+}
+
+/* The hash of pieces is that of the whole, however it is cut, and that of each beginning on the way. */
+static void check_pieces(const buffers_t *b, size_t bytes, unsigned cut) {
     kvf_hash64_state_t state, copying;
     kvf_hash64_init(&state);
     kvf_hash64_init(&copying);
     memset(b->to, 0xa5, bytes + GUARD);
     for (size_t done = 0; done < bytes;) {
-        size_t piece = draw() % (bytes - done + 1);
+        size_t piece = draw_piece(cut, bytes - done);
         kvf_hash64_update(&state, b->from + done, piece);
         kvf_hash64_copy_update(&copying, b->to + done, b->from + done, piece);
         done += piece;
+        if (draw() % 8 == 0 && kvf_hash64_digest(&state) != XXH3_64bits(b->from, done))
+            fail(kvf_kernels(), "pieces", done, 0, 0, "differ from the beginning");
     }
     uint64_t want = XXH3_64bits(b->from, bytes);
     if (kvf_hash64_digest(&state) != want || kvf_hash64_digest(&copying) != want || memcmp(b->to, b->from, bytes) != 0 ||
@@ -82,6 +91,26 @@ static void check_level(const kvf_kernels_t *table, const buffers_t *b) {
     for (int i = 0; i < ROUNDS; i++) check_one(table, b, draw() % 6000, draw() % 64, draw() % 64);
 }
 
+/* Nothing past the end is touched, of either: behind both lies a page that must not be. */
+static void check_fences(const kvf_kernels_t *table) {
+    enum { SPAN = 32 << 10, PAGE = 4096 };
+    uint8_t *ends[2];
+    for (int i = 0; i < 2; i++) {
+        uint8_t *pages = mmap(NULL, SPAN + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (pages == MAP_FAILED || mprotect(pages + SPAN, PAGE, PROT_NONE)) abort();
+        ends[i] = pages + SPAN;
+    }
+    for (size_t bytes = 0; bytes <= SPAN; bytes += bytes < 1200 ? 1 : 991) {
+        for (size_t i = 1; i <= bytes; i++) *(ends[0] - i) = (uint8_t)(i * bytes);
+        uint64_t want = XXH3_64bits(ends[0] - bytes, bytes);
+        table->copy(ends[1] - bytes, ends[0] - bytes, bytes);
+        if (table->hash64(ends[1] - bytes, bytes) != want) fail(table, "copy", bytes, 0, 0, "wrong bytes at a fence");
+        if (table->copy_hash64(ends[1] - bytes, ends[0] - bytes, bytes) != want)
+            fail(table, "copy_hash64", bytes, 0, 0, "wrong hash at a fence");
+    }
+    for (int i = 0; i < 2; i++) munmap(ends[i] - SPAN, SPAN + PAGE);
+}
+
 /* ---- bench ---- */
 
 static double now(void) {
@@ -95,15 +124,17 @@ static int compare(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-typedef enum bench_kind { BENCH_MEMCPY, BENCH_COPY, BENCH_HASH, BENCH_COPY_HASH, BENCH_KINDS } bench_kind_t;
+typedef enum bench_kind { BENCH_MEMCPY, BENCH_COPY, BENCH_HASH, BENCH_COPY_HASH, BENCH_PIECES, BENCH_KINDS } bench_kind_t;
 
 static volatile uint64_t sink;
+static kvf_hash64_state_t pieces;
 static void run_one(const kvf_kernels_t *table, bench_kind_t kind, uint8_t *to, const uint8_t *from, size_t bytes) {
     switch (kind) {
     case BENCH_MEMCPY: memcpy(to, from, bytes); break;
     case BENCH_COPY: table->copy(to, from, bytes); break;
     case BENCH_HASH: sink = table->hash64(from, bytes); break;
-    default: sink = table->copy_hash64(to, from, bytes); break;
+    case BENCH_COPY_HASH: sink = table->copy_hash64(to, from, bytes); break;
+    default: kvf_hash64_copy_update(&pieces, to, from, bytes); break;
     }
 }
 
@@ -128,7 +159,8 @@ static void bench(void) {
     if (!from || !to) return;
     memset(from, 1, COLD);
     memset(to, 2, COLD);
-    printf("GB/s, median of %d            memcpy   copy   hash64   copy_hash64\n", BENCH_ROUNDS);
+    printf("GB/s, median of %d           memcpy      copy    hash64  copy_hash64  pieces (of the level that runs)\n", BENCH_ROUNDS);
+    kvf_hash64_init(&pieces);
     for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
         for (int is_hot = 0; is_hot < 2; is_hot++)
             for (int level = 0; level < KVF_CPU_LEVELS; level++) {
@@ -137,7 +169,8 @@ static void bench(void) {
                 if (!table) continue;
                 printf("%5zu KiB %-8s %-8s", sizes[s] >> 10, is_hot ? "cached" : "cold", table->name);
                 for (bench_kind_t kind = 0; kind < BENCH_KINDS; kind++)
-                    printf("  %8.1f", measure(table, kind, to, from, set, sizes[s]));
+                    if (kind != BENCH_PIECES || table == kvf_kernels())
+                        printf("  %8.1f", measure(table, kind, to, from, set, sizes[s]));
                 putchar('\n');
             }
     free(from);
@@ -153,9 +186,10 @@ int main(int argc, char **argv) {
         const kvf_kernels_t *table = kvf_kernels_at((kvf_cpu_level_t)level);
         if (!table) continue;
         check_level(table, &b);
+        check_fences(table);
         levels++;
     }
-    for (int i = 0; i < ROUNDS; i++) check_pieces(&b, draw() % LENGTH_MAX);
+    for (int i = 0; i < ROUNDS; i++) check_pieces(&b, draw() % LENGTH_MAX, (unsigned)i % 3);
     free(b.from);
     free(b.to);
     printf("%s: %u levels, the highest is %s, %u differences\n", failures ? "FAIL" : "ok", levels, kvf_kernels()->name, failures);
