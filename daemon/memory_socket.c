@@ -39,8 +39,14 @@ static void send_message(kvf_session_t *session, kvf_memory_type_t type, uint32_
 
 static void serve_borrow(kvf_session_t *session, const kvf_memory_message_t *ask) {
     uint64_t bytes = 0;
+    uint32_t space;
     int fd = -1;
-    kvf_status_t status = kvf_store_open_segment(session->service->shared->store, ask->id, &fd, &bytes);
+    kvf_status_t status = kvf_store_open_segment(session->service->shared->store, ask->id, &fd, &bytes, &space);
+    if (status == KVF_OK && !kvf__session_has_opened(session, space)) { /* another tenant's: as if it were not there */
+        close(fd);
+        fd = -1;
+        status = KVF_ERR_NOT_FOUND;
+    }
     send_message(session, KVF_MEMORY_SEGMENT, ask->id, bytes, status, fd);
     if (fd >= 0) close(fd);
 }

@@ -91,6 +91,7 @@ void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head,
     reply.text = why;
     if (reply.status == KVF_OK) {
         reply.space = kvf_space_id(space);
+        session->opened[reply.space / 64] |= UINT64_C(1) << reply.space % 64;
         size_t most = kvf_store_max_segments(session->service->shared->store);
         reply.segments = kvf_arena_alloc(session->service->arena, most * sizeof(*reply.segments));
         if (reply.segments && session->link) reply.n_segments = kvf_space_list_segments(space, reply.segments, most);

@@ -76,8 +76,9 @@ const kvf_key_t *kvf__session_take_keys(kvf_session_t *session, kvf_frame_type_t
 }
 
 kvf_space_t *kvf__session_take_space(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, uint32_t id) {
-    kvf_space_t *space = kvf_store_space(session->service->shared->store, id);
-    if (!space) kvf__session_fail(session, asked, request, KVF_ERR_NOT_FOUND, "no space of this number: open it first");
+    kvf_space_t *space =
+        kvf__session_has_opened(session, id) ? kvf_store_space(session->service->shared->store, id) : NULL;
+    if (!space) kvf__session_fail(session, asked, request, KVF_ERR_NOT_FOUND, "no space of this number was opened");
     return space;
 }
 
@@ -227,11 +228,18 @@ void kvf__session_open(kvf_service_t *service, ucp_conn_request_h request) {
         kvf_log_error("no memory for a session"); /* the client's connect times out: only its listener could reject it */
         return;
     }
+    session->opened = calloc((service->shared->options->max_spaces + 63) / 64, sizeof(*session->opened));
+    if (!session->opened) {
+        kvf_log_error("no memory for a session");
+        free(session);
+        return;
+    }
     session->service = service;
     session->opened_ns = session->heard_ns = uv_hrtime();
     kvf_status_t status = kvf_conn_accept(service->worker, request, session, &session->conn);
     if (status != KVF_OK) {
         kvf_log_limited(KVF_LOG_WARN, "a client cannot be accepted: %s", kvf_status_text(status));
+        free(session->opened);
         free(session);
         return;
     }
@@ -264,6 +272,7 @@ static void on_closed(void *user, kvf_status_t why) {
         kvf_log_info("session %" PRIu64 " closed: %s", session->card.session,
                      why == KVF_ERR_DISCONNECTED ? "the client has gone" : kvf_status_text(why));
     }
+    free(session->opened);
     free(session);
 }
 

@@ -73,6 +73,7 @@ struct kvf_session {
     uint64_t held_bytes; /* by replies and leases */
     kvf_lease_t *leases; /* uthash by request */
     kvf_reply_t *replies;
+    uint64_t *opened; /* bitmap of spaces [max-spaces]: those that it opened, and no others, are there for it */
     kvf_memory_link_t *link;
     kvf_region_t regions[KVF_REGIONS_MAX];
 };
@@ -132,7 +133,11 @@ void kvf__session_end(kvf_session_t *session);
  * service's arena until the next frame. */
 const kvf_key_t *kvf__session_take_keys(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, size_t count,
                                         const ProtobufCBinaryData *keys);
-/* The space `id`, or NULL (and the failure is answered). */
+/* Whether the session has opened space `id`. */
+static inline bool kvf__session_has_opened(const kvf_session_t *session, uint32_t id) {
+    return id < session->service->shared->options->max_spaces && session->opened[id / 64] >> id % 64 & 1;
+}
+/* The space `id` that the session has opened, or NULL (and the failure is answered). */
 kvf_space_t *kvf__session_take_space(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, uint32_t id);
 
 /* ---- request_*.c: each serves one frame; `payload` is [head->payload_bytes] ---- */

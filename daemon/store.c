@@ -82,6 +82,11 @@ static kvf_status_t make_space(kvf_store_t *store, const char *name, const kvf_l
         snprintf(why, why_bytes, "the daemon has max-spaces (%u) already", id);
         return KVF_ERR_BUSY;
     }
+    if (id == store->max_segments) {
+        snprintf(why, why_bytes, "each of the daemon's %u spaces has but one segment of memory: raise its host-bytes, or lower "
+                 "its segment-bytes", id);
+        return KVF_ERR_BUSY;
+    }
     kvf_status_t status = check_size(store, layout, why, why_bytes);
     if (status == KVF_OK) status = kvf__space_create(store, id, name, layout, policy, space);
     if (status != KVF_OK) return status;
@@ -110,11 +115,12 @@ kvf_status_t kvf_store_open_space(kvf_store_t *store, const char *name, const kv
 
 size_t kvf_store_max_segments(const kvf_store_t *store) { return store->max_segments; }
 
-kvf_status_t kvf_store_open_segment(kvf_store_t *store, uint32_t number, int *fd, uint64_t *bytes) {
+kvf_status_t kvf_store_open_segment(kvf_store_t *store, uint32_t number, int *fd, uint64_t *bytes, uint32_t *space) {
     kvf_host_segment_t *segment = kvf_tier_host_find(store->host, number);
     if (!segment) return KVF_ERR_NOT_FOUND;
     *fd = kvf_segment_open_read_only(&segment->memory);
     *bytes = segment->memory.bytes;
+    *space = segment->owner;
     kvf_tier_host_unref(segment);
     return *fd >= 0 ? KVF_OK : KVF_ERR_IO;
 }

@@ -49,9 +49,10 @@ kvf_space_t *kvf_store_space(const kvf_store_t *store, uint32_t id);
 /* Spaces that exist: their numbers are 0 … count - 1. */
 uint32_t kvf_store_num_spaces(const kvf_store_t *store);
 
-/* A read-only descriptor, for the caller to close, of the segment `number`, whatever space it belongs to.
- * KVF_ERR_NOT_FOUND: it belongs to none, or not any more. */
-kvf_status_t kvf_store_open_segment(kvf_store_t *store, uint32_t number, int *fd, uint64_t *bytes) KVF_MUST_CHECK;
+/* A read-only descriptor, for the caller to close, of the segment `number`, and the number of the space that it belongs to:
+ * it is for those alone who opened that one. KVF_ERR_NOT_FOUND: it belongs to none, or not any more. */
+kvf_status_t kvf_store_open_segment(kvf_store_t *store, uint32_t number, int *fd, uint64_t *bytes,
+                                    uint32_t *space) KVF_MUST_CHECK;
 /* Segments that the host tier can have at most. */
 size_t kvf_store_max_segments(const kvf_store_t *store);
 

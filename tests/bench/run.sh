@@ -21,12 +21,14 @@ trap 'stop; rm -rf "$work"' EXIT
 # start OPTION…: a daemon, ready to take its whole budget without making pages
 start() {
     : >"$work/log"
+    begun=$(date +%s%N)
     build/daemon/kvfused --address 127.0.0.1:0 --runtime-dir "$work" "$@" 2>"$work/log" &
     daemon=$!
     until grep -q 'listening on' "$work/log"; do
         kill -0 "$daemon" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
-        sleep 0.05
+        sleep 0.005
     done
+    listening_ms=$((($(date +%s%N) - begun) / 1000000))
     address=$(sed -n 's/.*listening on \([^ ]*\)$/\1/p' "$work/log")
     socket="$work/${address##*:}.stats"
     until build/client/kvfuse stats --socket "$socket" |
@@ -35,6 +37,13 @@ start() {
 bench() { build/client/kvfuse bench --address "$address" --socket "$socket" --json --ms $ms "$@" >>"$out"; }
 
 : >"$out"
+start --host-bytes 8GiB
+echo "{\"op\": \"start\", \"host_gib\": 8, \"listening_ms\": $listening_ms}" >>"$out"
+bench --busy-poll --ops put --sizes 2M --transports shared --no-ceilings --set-bytes 1G >/dev/null # the first puts of its life
+build/client/kvfuse stats --socket "$socket" | awk '
+    $1 == "operations.put.latency_ns.p999" {p = $2} $1 == "tier_host.unprepared_takes" {u = $2}
+    END {printf "{\"op\": \"first puts\", \"unprepared_segments\": %d, \"daemon_p999_us\": %.0f}\n", u, p / 1000}' >>"$out"
+stop
 for size in 32K 256K 2M; do
     start --host-bytes 3GiB
     bench --busy-poll --ops put,get --sizes $size --redis tests/bench/redis.sh

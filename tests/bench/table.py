@@ -29,5 +29,9 @@ for line in lines:
         print(f"| | {line['transport']} | {line['resident']:,} | {line['depth']} | {line['p50_us']:.1f} / {line['p99_us']:.1f} | "
               f"{line['keys_a_second'] / 1e6:.1f} |")
 for line in lines:
+    if line["op"] == "start":
+        print(f"\nstart with {line['host_gib']} GiB of host memory: listening after {line['listening_ms']} ms")
+    if line["op"] == "first puts":
+        print(f"first puts: {line['unprepared_segments']} segments had to be taken before their pages were made")
     if line["op"] == "index":
         print(f"\nindex and eviction policy: {line['bytes_a_key']} bytes a key at {line['resident']:,} keys")

@@ -184,6 +184,29 @@ Test(hostile_client, other_versions_are_refused_by_name) {
     stop();
 }
 
+Test(hostile_client, spaces_that_a_session_did_not_open_are_not_there_for_it) {
+    start();
+    raw_hello(&raw);
+    cr_assert_eq(put_one(&witness, "secret"), KVF_OK);
+    raw.space = witness.space; /* a guess */
+    ProtobufCBinaryData key = {.len = 6, .data = (uint8_t *)(uintptr_t)"secret"};
+    Kvf__Get get = KVF__GET__INIT;
+    get.space = raw.space;
+    get.n_keys = 1;
+    get.keys = &key;
+    get.num_layers = RAW_LAYERS;
+    cr_assert(raw_ask(&raw, KVF_FRAME_GET, 4, &get.base, NULL, 0));
+    cr_assert_eq(raw_error(&raw), KVF_ERR_NOT_FOUND);
+    Kvf__Delete forget = KVF__DELETE__INIT;
+    forget.space = raw.space;
+    forget.n_keys = 1;
+    forget.keys = &key;
+    cr_assert(raw_ask(&raw, KVF_FRAME_DELETE, 5, &forget.base, NULL, 0));
+    cr_assert_eq(raw_error(&raw), KVF_ERR_NOT_FOUND);
+    cr_assert_eq(get_one(&witness, "secret"), KVF_OK);
+    stop();
+}
+
 /* ---- requests ---- */
 
 static Kvf__Put good_put(ProtobufCBinaryData *keys, size_t count) {

@@ -23,12 +23,12 @@ static uint64_t session;
 static uint8_t token[KVF_TOKEN_BYTES];
 static char socket_path[128];
 
-static void hello(void) {
+static void hello(raw_client_t *client) {
     Kvf__Hello ask = KVF__HELLO__INIT;
     ask.protocol = KVF_PROTOCOL;
     ask.ucx = (char *)(uintptr_t)kvf_ucx_version();
-    cr_assert(raw_ask(&raw, KVF_FRAME_HELLO, 1, &ask.base, NULL, 0));
-    const Kvf__Welcome *welcome = raw_body(&raw, KVF_FRAME_WELCOME, &kvf__welcome__descriptor);
+    cr_assert(raw_ask(client, KVF_FRAME_HELLO, 1, &ask.base, NULL, 0));
+    const Kvf__Welcome *welcome = raw_body(client, KVF_FRAME_WELCOME, &kvf__welcome__descriptor);
     session = welcome->session;
     cr_assert_eq(welcome->token.len, KVF_TOKEN_BYTES);
     memcpy(token, welcome->token.data, KVF_TOKEN_BYTES);
@@ -39,7 +39,7 @@ static void start(const char *const *args) {
     static const char *const usual[] = {"--host-bytes", "32MiB", "--client-memory", "4MiB", "--request-timeout", "1s", NULL};
     daemon_start(&daemon_process, args ? args : usual);
     raw_connect(&raw, daemon_process.port);
-    hello();
+    hello(&raw);
     raw_open_space(&raw, "space");
 }
 
@@ -292,6 +292,29 @@ Test(memory_socket, what_a_lease_holds_is_neither_evicted_nor_overwritten_until_
     cr_assert_neq(data[0], 0x11, "a released slot is used again");
     kvf_segment_destroy(&view);
     close(fd);
+    stop();
+}
+
+Test(memory_socket, segments_of_a_space_that_was_not_opened_are_not_lent) {
+    start(NULL);
+    int owner = attach(), passed;
+    cr_assert_eq(lend(owner, 3, make_memory(REGION_BYTES, F_SEAL_SHRINK)), KVF_OK);
+    cr_assert_eq(put_shared("secret", 3, 0, RAW_BLOCK_BYTES, in_ms(10000)), KVF_OK);
+    uint32_t segment;
+    uint64_t offset, held_until;
+    cr_assert_eq(get_shared("secret", 100, in_ms(5000), &segment, &offset, &held_until), KVF_OK);
+    raw_client_t other;
+    raw_connect(&other, daemon_process.port);
+    hello(&other); /* another session, which opens another space */
+    raw_open_space(&other, "other");
+    int thief = attach();
+    kvf_memory_message_t answer;
+    cr_assert_eq(ask(thief, message(KVF_MEMORY_BORROW, segment), -1, &answer, &passed), KVF_OK);
+    cr_assert_eq(answer.status, KVF_ERR_NOT_FOUND);
+    cr_assert_eq(passed, -1);
+    close(thief);
+    close(owner);
+    raw_close(&other);
     stop();
 }
 

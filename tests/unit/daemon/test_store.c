@@ -235,7 +235,8 @@ Test(store, spaces_share_the_budget_and_never_see_each_others_bytes) {
     for (size_t i = 0; i < 8; i++) {
         int fd;
         uint64_t bytes;
-        cr_assert_eq(kvf_store_open_segment(store, numbers[i], &fd, &bytes), KVF_OK);
+        uint32_t owner;
+        cr_assert_eq(kvf_store_open_segment(store, numbers[i], &fd, &bytes, &owner), KVF_OK);
         views[i] = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
         cr_assert_neq(views[i], MAP_FAILED);
         close(fd);
@@ -400,7 +401,7 @@ Test(store, blocks_that_do_not_fit_name_the_option_to_raise) {
 }
 
 Test(store, spaces_are_limited) {
-    make_store(8 * MIB, 0, MIB);
+    make_store(64 * MIB, 0, MIB);
     static const char *const names[] = {"a", "b", "c", "d"};
     for (int i = 0; i < 4; i++) open_space(names[i]);
     kvf_layout_t layout = sample();
@@ -410,6 +411,12 @@ Test(store, spaces_are_limited) {
     cr_assert_not_null(strstr(why, "max-spaces"));
     cr_assert_null(kvf_store_space(store, 4));
     cr_assert_null(kvf_store_space(store, UINT32_MAX));
+    kvf_store_destroy(store);
+    make_store(8 * MIB, 4 * MIB, MIB);
+    open_space("a");
+    open_space("b");
+    cr_assert_eq(kvf_store_open_space(store, "c", &layout, &policy, &space, why, sizeof(why)), KVF_ERR_BUSY);
+    cr_assert_not_null(strstr(why, "segment-bytes"), "two segments are for two spaces");
     kvf_store_destroy(store);
 }
 
