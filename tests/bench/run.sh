@@ -39,7 +39,8 @@ bench() { build/client/kvfuse bench --address "$address" --socket "$socket" --js
 : >"$out"
 start --host-bytes 8GiB
 echo "{\"op\": \"start\", \"host_gib\": 8, \"listening_ms\": $listening_ms}" >>"$out"
-bench --busy-poll --ops put --sizes 2M --transports shared --no-ceilings --set-bytes 1G >/dev/null # the first puts of its life
+build/client/kvfuse bench --address "$address" --busy-poll --ops put --sizes 2M --transports shared --no-ceilings --ms 300 \
+    --socket "$socket" >/dev/null # the first puts of its life, 6 GB or so
 build/client/kvfuse stats --socket "$socket" | awk '
     $1 == "operations.put.latency_ns.p999" {p = $2} $1 == "tier_host.unprepared_takes" {u = $2}
     END {printf "{\"op\": \"first puts\", \"unprepared_segments\": %d, \"daemon_p999_us\": %.0f}\n", u, p / 1000}' >>"$out"
