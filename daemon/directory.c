@@ -93,8 +93,8 @@ void kvf_directory_print(kvf_directory_t *directory, kvf_text_t *text) {
         kvf_text_printf(text, "session=%" PRIu64 " name=", card->session);
         kvf_text_append_escaped(text, card->name, strlen(card->name));
         kvf_text_printf(text,
-                        " pid=%" PRIu32 " age_s=%" PRIu64 " thread=%u transport=%s requests=%" PRIu64 " in_flight=%" PRIu64
-                        " bytes_in=%" PRIu64 " bytes_out=%" PRIu64 "\n",
+                        " pid=%" PRIu32 " age_s=%" PRIu64 " thread=%u transport=%s requests=%" PRIu64
+                        " in_flight=%" PRIu64 " bytes_in=%" PRIu64 " bytes_out=%" PRIu64 "\n",
                         card->pid, (now - card->since_ns) / 1000000000u, card->service,
                         atomic_load(&card->is_shared) ? "shared" : "network", read_count(&card->requests),
                         read_count(&card->in_flight), read_count(&card->bytes_in), read_count(&card->bytes_out));

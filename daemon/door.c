@@ -10,8 +10,8 @@
 #include <utlist.h>
 
 enum {
-    GUESTS_MAX = 32,      /* that have not proved themselves */
-    GUEST_MS = 2000,      /* they have to */
+    GUESTS_MAX = 32, /* that have not proved themselves */
+    GUEST_MS = 2000, /* they have to */
     DOOR_SWEEP_MS = 500,
 };
 
@@ -108,8 +108,8 @@ static void on_stop(uv_async_t *stop) {
 
 static void run(void *arg) { uv_run(&((kvf_door_t *)arg)->loop, UV_RUN_DEFAULT); }
 
-kvf_status_t kvf_door_create(const char *path, uint32_t mode, kvf_directory_t *directory, kvf_service_t *const *services,
-                             kvf_door_t **out) {
+kvf_status_t kvf_door_create(const char *path, uint32_t mode, kvf_directory_t *directory,
+                             kvf_service_t *const *services, kvf_door_t **out) {
     kvf_door_t *door = calloc(1, sizeof(*door));
     if (!door) return KVF_ERR_NO_MEMORY;
     door->directory = directory;

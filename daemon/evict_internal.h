@@ -28,7 +28,8 @@ typedef struct kvf__evict_ops {
     void (*destroy)(kvf_evict_t *evict);
     kvf_status_t (*reserve)(kvf_evict_t *evict,
                             uint64_t records); /* `records` tracked must not fail for want of memory */
-    void (*expect)(const kvf_evict_t *evict, uint64_t key_hash); /* it is inserted next: asks memory ahead; may be NULL */
+    void (*expect)(const kvf_evict_t *evict,
+                   uint64_t key_hash); /* it is inserted next: asks memory ahead; may be NULL */
     void (*insert)(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node);
     void (*remove)(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node);
     void (*touch)(kvf_evict_t *evict, kvf__evict_node_t *node); /* [any] */

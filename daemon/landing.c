@@ -31,7 +31,8 @@ struct kvf_landing {
 static uint64_t clock_ns(void) { return uv_hrtime(); /* CLOCK_MONOTONIC, as the client's */ }
 
 static void free_landing(kvf_landing_t *landing) {
-    for (size_t i = 0; i < landing->num_pieces; i++) kvf__memory_end_reading(landing->session, landing->pieces[i].region);
+    for (size_t i = 0; i < landing->num_pieces; i++)
+        kvf__memory_end_reading(landing->session, landing->pieces[i].region);
     kvf__session_end(landing->session);
     free(landing->records);
     free(landing->statuses);
@@ -66,8 +67,10 @@ static void on_idle(uv_idle_t *idle);
 void kvf__landing_start(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, kvf_space_t *space,
                         const kvf_key_t *keys) {
     size_t num_pieces = ask->n_shared_regions;
-    if (num_pieces > KVF_SHARED_PIECES_MAX || ask->n_shared_offsets != num_pieces || ask->n_shared_bytes != num_pieces) {
-        kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, "shared pieces of unequal counts, or too many");
+    if (num_pieces > KVF_SHARED_PIECES_MAX || ask->n_shared_offsets != num_pieces ||
+        ask->n_shared_bytes != num_pieces) {
+        kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID,
+                          "shared pieces of unequal counts, or too many");
         return;
     }
     kvf_landing_t *landing = malloc(sizeof(*landing) + num_pieces * sizeof(piece_t));
@@ -93,8 +96,7 @@ void kvf__landing_start(kvf_session_t *session, const kvf_frame_head_t *head, co
                                .records = records,
                                .statuses = statuses};
     for (size_t i = 0; i < num_pieces; i++) landing->pieces[i].region->readers++;
-    for (size_t i = 0; i < ask->n_keys; i++)
-        statuses[i] = kvf_space_reserve(space, &keys[i], &records[i]);
+    for (size_t i = 0; i < ask->n_keys; i++) statuses[i] = kvf_space_reserve(space, &keys[i], &records[i]);
     DL_APPEND(session->service->landings, landing);
     uv_idle_start(&session->service->land, on_idle);
     kvf_worker_set_has_work(session->service->worker, true);
@@ -122,7 +124,8 @@ static void copy_layer(kvf_landing_t *landing) {
     const piece_t *piece = &landing->pieces[landing->piece];
     uint64_t *checksum = &kvf_space_checksums(landing->space, record)[landing->layer];
     if (piece->bytes - landing->piece_used >= left) { /* the usual: a layer in one piece */
-        *checksum = kvf_kernels()->copy_hash64(to, piece->region->segment.base + piece->offset + landing->piece_used, left);
+        *checksum =
+            kvf_kernels()->copy_hash64(to, piece->region->segment.base + piece->offset + landing->piece_used, left);
         landing->piece_used += (uint32_t)left;
         if (landing->piece_used == piece->bytes) {
             landing->piece++;
@@ -189,8 +192,10 @@ static void on_idle(uv_idle_t *idle) {
     kvf_landing_t *landing = service->landings;
     if (landing) {
         DL_DELETE(service->landings, landing);
-        if (work(landing)) end_landing(landing);
-        else DL_APPEND(service->landings, landing);
+        if (work(landing))
+            end_landing(landing);
+        else
+            DL_APPEND(service->landings, landing);
     }
     if (service->landings) return;
     uv_idle_stop(idle);

@@ -19,8 +19,8 @@ kvf_region_t *kvf__memory_find_region(kvf_session_t *session, uint32_t id) {
 }
 
 /* A client that does not read its answers loses the link: its socket holds a few hundred of them. */
-static void send_message(kvf_session_t *session, kvf_memory_type_t type, uint32_t id, uint64_t bytes, kvf_status_t result,
-                         int passed) {
+static void send_message(kvf_session_t *session, kvf_memory_type_t type, uint32_t id, uint64_t bytes,
+                         kvf_status_t result, int passed) {
     kvf_memory_message_t message = {.magic = KVF_MEMORY_MAGIC,
                                     .type = type,
                                     .status = result,

@@ -96,8 +96,8 @@ const kvf__option_t kvf__option_table[] = {
     TEXT(NET, "port-range", "", "FIRST-LAST", port_range, check_port_range,
          "Ports of UCX's own TCP connections, as in UCX_TCP_PORT_RANGE; empty: any"),
 
-    NUMBER(MEMORY, "host-bytes", BYTES, "0", MiB, 1024 * TiB, "half of the free memory, at most 8GiB", "BYTES", host_bytes,
-           "All block bytes in host memory, hard"),
+    NUMBER(MEMORY, "host-bytes", BYTES, "0", MiB, 1024 * TiB, "half of the free memory, at most 8GiB", "BYTES",
+           host_bytes, "All block bytes in host memory, hard"),
     NUMBER(MEMORY, "segment-bytes", BYTES, "0", 64 * KiB, TiB, "by size", "BYTES", segment_bytes,
            "Size of one registered segment of that memory"),
     NUMBER(MEMORY, "staging-bytes", BYTES, "256MiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", staging_bytes,

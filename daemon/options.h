@@ -33,7 +33,7 @@ typedef struct kvf_options {
     char ucx_tls[KVF_OPTION_STRING_BYTES];
     char port_range[KVF_OPTION_STRING_BYTES]; /* "" or first-last */
 
-    uint64_t host_bytes; /* 0: kvf_tier_host_default_bytes */
+    uint64_t host_bytes;    /* 0: kvf_tier_host_default_bytes */
     uint64_t segment_bytes; /* 0: by size */
     uint64_t staging_bytes;
     uint64_t client_memory_bytes;

@@ -40,8 +40,8 @@ static kvf_hold_t *hold_keys(kvf_session_t *session, kvf_space_t *space, const k
 }
 
 static void count_get(kvf_session_t *session, size_t count, const kvf_hold_t *hold, uint64_t bytes) {
-    kvf__count_request(session->service, KVF_OPERATION_GET, hold->count < count ? KVF_PARTIAL : KVF_OK, count, hold->count,
-                       session->heard_ns);
+    kvf__count_request(session->service, KVF_OPERATION_GET, hold->count < count ? KVF_PARTIAL : KVF_OK, count,
+                       hold->count, session->heard_ns);
     kvf_metrics_count(session->service->metrics, KVF_OPERATION_GET, KVF_OPERATION_BYTES_OUT, bytes);
     atomic_fetch_add_explicit(&session->card.bytes_out, bytes, memory_order_relaxed);
 }
@@ -57,8 +57,8 @@ static void on_reply_sent(void *arg, kvf_status_t status) {
 }
 
 /* The checksums [found, layers] and the bytes [found] of what is asked, as the reply carries them. */
-static bool gather(kvf_arena_t *arena, const Kvf__Get *ask, uint32_t layers, const kvf_hold_t *hold, Kvf__GetReply *body,
-                   struct iovec **pieces) {
+static bool gather(kvf_arena_t *arena, const Kvf__Get *ask, uint32_t layers, const kvf_hold_t *hold,
+                   Kvf__GetReply *body, struct iovec **pieces) {
     body->n_checksums = hold->count * layers;
     body->checksums = kvf_arena_alloc(arena, body->n_checksums * sizeof(uint64_t));
     *pieces = kvf_arena_alloc(arena, hold->count * sizeof(**pieces));
@@ -72,8 +72,8 @@ static bool gather(kvf_arena_t *arena, const Kvf__Get *ask, uint32_t layers, con
     return true;
 }
 
-static void reply_by_network(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, uint32_t layers, kvf_hold_t *hold,
-                             Kvf__GetReply *body) {
+static void reply_by_network(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, uint32_t layers,
+                             kvf_hold_t *hold, Kvf__GetReply *body) {
     kvf_reply_t *reply = malloc(sizeof(*reply));
     struct iovec *pieces;
     if (!reply || !gather(session->service->arena, ask, layers, hold, body, &pieces)) {
@@ -112,8 +112,8 @@ static bool locate(kvf_arena_t *arena, const kvf_hold_t *hold, Kvf__GetReply *bo
     return true;
 }
 
-static void reply_by_lease(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, uint32_t layers, kvf_hold_t *hold,
-                           Kvf__GetReply *body) {
+static void reply_by_lease(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, uint32_t layers,
+                           kvf_hold_t *hold, Kvf__GetReply *body) {
     kvf_lease_t *lease = malloc(sizeof(*lease));
     if (!lease || !locate(session->service->arena, hold, body)) {
         free(lease);
@@ -122,7 +122,8 @@ static void reply_by_lease(kvf_session_t *session, uint64_t request, const Kvf__
         return;
     }
     uint64_t latest = session->heard_ns + session->service->shared->options->request_timeout_ms * UINT64_C(1000000);
-    *lease = (kvf_lease_t){.request = request, .hold = hold, .deadline_ns = ask->deadline_ns < latest ? ask->deadline_ns : latest};
+    *lease = (kvf_lease_t){
+        .request = request, .hold = hold, .deadline_ns = ask->deadline_ns < latest ? ask->deadline_ns : latest};
     body->deadline_ns = lease->deadline_ns;
     count_get(session, body->n_statuses, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
     HASH_ADD(hh, session->leases, request, sizeof(lease->request), lease);
@@ -134,11 +135,13 @@ static void reply_by_lease(kvf_session_t *session, uint64_t request, const Kvf__
 
 static const char *check_ask(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, const kvf_space_t *space,
                              uint32_t layers) {
-    if (ask->first_layer >= kvf_space_layers(space) || layers == 0 || layers > kvf_space_layers(space) - ask->first_layer)
+    if (ask->first_layer >= kvf_space_layers(space) || layers == 0 ||
+        layers > kvf_space_layers(space) - ask->first_layer)
         return "layers that the space does not have";
     if (!ask->shared) {
         uint64_t most = session->service->shared->options->max_message_bytes;
-        return ask->n_keys > most / (layers * kvf_space_layer_bytes(space)) ? "more bytes than max-message-bytes" : NULL;
+        return ask->n_keys > most / (layers * kvf_space_layer_bytes(space)) ? "more bytes than max-message-bytes"
+                                                                            : NULL;
     }
     if (!session->link) return "shared get without a memory socket";
     kvf_lease_t *same;
@@ -168,8 +171,10 @@ void kvf__serve_get(kvf_session_t *session, const kvf_frame_head_t *head, const 
         return;
     }
     if (hold->count < ask->n_keys) body.status = KVF_PARTIAL;
-    if (ask->shared) reply_by_lease(session, head->request, ask, layers, hold, &body);
-    else reply_by_network(session, head->request, ask, layers, hold, &body);
+    if (ask->shared)
+        reply_by_lease(session, head->request, ask, layers, hold, &body);
+    else
+        reply_by_network(session, head->request, ask, layers, hold, &body);
 }
 
 void kvf__serve_release(kvf_session_t *session, const kvf_frame_head_t *head) {

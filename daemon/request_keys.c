@@ -70,7 +70,8 @@ static kvf_status_t open_space(kvf_session_t *session, const Kvf__OpenSpace *ask
     kvf_layout_t layout;
     kvf_policy_t policy = {.kind = ask->policy ? (kvf_policy_kind_t)ask->policy->kind : KVF_POLICY_EXACT};
     if (!is_name(ask->name)) {
-        snprintf(why, KVF_TEXT_BYTES_MAX, "a space's name is of 1 to %d visible ASCII characters", KVF_SPACE_NAME_BYTES_MAX);
+        snprintf(why, KVF_TEXT_BYTES_MAX, "a space's name is of 1 to %d visible ASCII characters",
+                 KVF_SPACE_NAME_BYTES_MAX);
         return KVF_ERR_INVALID;
     }
     if (!ask->layout || !take_layout(ask->layout, &layout)) {
@@ -80,7 +81,8 @@ static kvf_status_t open_space(kvf_session_t *session, const Kvf__OpenSpace *ask
     kvf_status_t status = kvf_layout_check(&layout, why, KVF_TEXT_BYTES_MAX);
     if (status == KVF_OK) status = kvf_policy_check(&policy, why, KVF_TEXT_BYTES_MAX);
     if (status != KVF_OK) return status;
-    return kvf_store_open_space(session->service->shared->store, ask->name, &layout, &policy, space, why, KVF_TEXT_BYTES_MAX);
+    return kvf_store_open_space(session->service->shared->store, ask->name, &layout, &policy, space, why,
+                                KVF_TEXT_BYTES_MAX);
 }
 
 void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__OpenSpace *ask) {
@@ -96,8 +98,8 @@ void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head,
         reply.segments = kvf_arena_alloc(session->service->arena, most * sizeof(*reply.segments));
         if (reply.segments && session->link) reply.n_segments = kvf_space_list_segments(space, reply.segments, most);
     } else {
-        kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 " cannot open '%.128s': %s: %s", session->card.session, ask->name,
-                        kvf_status_text(reply.status), why);
+        kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 " cannot open '%.128s': %s: %s", session->card.session,
+                        ask->name, kvf_status_text(reply.status), why);
     }
     kvf__session_answer(session, KVF_FRAME_OPEN_SPACE_REPLY, head->request, &reply.base);
     kvf__count_request(session->service, KVF_OPERATION_OPEN, (kvf_status_t)reply.status, 0, 0, session->heard_ns);

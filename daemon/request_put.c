@@ -20,8 +20,8 @@ kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t t
     return (kvf_status_t)reply.status;
 }
 
-void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count, int32_t *statuses, uint64_t block_bytes,
-                          uint64_t started_ns) {
+void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count, int32_t *statuses,
+                          uint64_t block_bytes, uint64_t started_ns) {
     kvf_status_t status = kvf__session_answer_keys(session, KVF_FRAME_PUT_REPLY, request, count, statuses);
     size_t stored = 0, existed = 0;
     for (size_t i = 0; i < count; i++) {
@@ -61,8 +61,10 @@ static bool land_block(kvf_space_t *space, kvf_record_t *record, const uint8_t *
 
 static const char *check_payload(const Kvf__Put *ask, const kvf_space_t *space, uint64_t payload_bytes) {
     uint64_t block_bytes = kvf_space_block_bytes(space);
-    if (payload_bytes % block_bytes || payload_bytes / block_bytes != ask->n_keys) return "payload that is not keys x block bytes";
-    if (ask->n_checksums != (uint64_t)ask->n_keys * kvf_space_layers(space)) return "checksums that are not keys x layers";
+    if (payload_bytes % block_bytes || payload_bytes / block_bytes != ask->n_keys)
+        return "payload that is not keys x block bytes";
+    if (ask->n_checksums != (uint64_t)ask->n_keys * kvf_space_layers(space))
+        return "checksums that are not keys x layers";
     return NULL;
 }
 
@@ -83,7 +85,8 @@ static void land_frame(kvf_session_t *session, const kvf_frame_head_t *head, con
     for (size_t i = 0; i < ask->n_keys; i++) {
         statuses[i] = kvf_space_reserve(space, &keys[i], &records[i]);
         if (statuses[i] != KVF_OK) continue;
-        if (land_block(space, records[i], payload + i * block_bytes, ask->checksums + i * kvf_space_layers(space))) continue;
+        if (land_block(space, records[i], payload + i * block_bytes, ask->checksums + i * kvf_space_layers(space)))
+            continue;
         kvf_space_abort(space, records[i]);
         records[i] = NULL;
         statuses[i] = KVF_ERR_CORRUPT;

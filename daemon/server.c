@@ -71,7 +71,8 @@ static json_t *collect(kvf_server_t *server) {
     if (!stats) return NULL;
     json_object_set_new(stats, "version", json_string(KVF_VERSION));
     json_object_set_new(stats, "ucx", json_string(kvf_ucx_version()));
-    json_object_set_new(stats, "uptime_s", json_integer((json_int_t)((uv_hrtime() - server->started_ns) / 1000000000u)));
+    json_object_set_new(stats, "uptime_s",
+                        json_integer((json_int_t)((uv_hrtime() - server->started_ns) / 1000000000u)));
     json_object_set_new(stats, "address", json_string(server->address));
     json_object_set_new(stats, "cpu_s", json_real(cpu_seconds()));
     add_store(stats, server->shared.store);
@@ -94,7 +95,8 @@ static void say_space(kvf_space_t *space, kvf_text_t *out) {
     const kvf_layout_t *layout = kvf_space_layout(space);
     kvf_space_stats_t s;
     kvf_space_get_stats(space, &s);
-    kvf_text_printf(out, "space=%s policy=%s model=", kvf_space_name(space), kvf_policy_kind_name(kvf_space_policy(space)->kind));
+    kvf_text_printf(out, "space=%s policy=%s model=", kvf_space_name(space),
+                    kvf_policy_kind_name(kvf_space_policy(space)->kind));
     kvf_text_append_escaped(out, layout->model, strlen(layout->model));
     kvf_text_printf(out, " dtype=%s layers=%u planes=%u kv_heads=%u head_dim=%u block_tokens=%u rope=%s",
                     kvf_dtype_name(layout->dtype), layout->layers, layout->planes, layout->kv_heads, layout->head_dim,
@@ -109,7 +111,9 @@ static void say_spaces(void *arg, kvf_text_t *out) {
     kvf_store_t *store = ((kvf_server_t *)arg)->shared.store;
     for (uint32_t i = 0; i < kvf_store_num_spaces(store); i++) say_space(kvf_store_space(store, i), out);
 }
-static void say_clients(void *arg, kvf_text_t *out) { kvf_directory_print(((kvf_server_t *)arg)->shared.directory, out); }
+static void say_clients(void *arg, kvf_text_t *out) {
+    kvf_directory_print(((kvf_server_t *)arg)->shared.directory, out);
+}
 static void say_config(void *arg, kvf_text_t *out) { kvf_options_print_values(((kvf_server_t *)arg)->options, out); }
 static void say_metrics(void *arg, kvf_text_t *out) {
     (void)arg;
@@ -200,7 +204,8 @@ static kvf_status_t start_services(kvf_server_t *server) {
     for (uint64_t i = 0; i < server->options->threads; i++) {
         server->metrics[i] = kvf_metrics_create();
         if (!server->metrics[i]) return KVF_ERR_NO_MEMORY;
-        kvf_status_t status = kvf_service_create(&server->shared, (unsigned)i, server->metrics[i], &server->services[i]);
+        kvf_status_t status =
+            kvf_service_create(&server->shared, (unsigned)i, server->metrics[i], &server->services[i]);
         if (status != KVF_OK) return status;
         server->num_services++;
     }
@@ -216,9 +221,11 @@ static kvf_status_t listen_on(kvf_server_t *server) {
         kvf_log_error("%s", why);
         return status;
     }
-    status = kvf_service_listen(server->services[0], (struct sockaddr *)&address, address_bytes, on_listening, on_knock, server);
+    status = kvf_service_listen(server->services[0], (struct sockaddr *)&address, address_bytes, on_listening, on_knock,
+                                server);
     if (status == KVF_ERR_ADDRESS_IN_USE)
-        kvf_log_error("cannot listen on %s: the address is in use, is another kvfused running?", server->options->address);
+        kvf_log_error("cannot listen on %s: the address is in use, is another kvfused running?",
+                      server->options->address);
     else if (status != KVF_OK)
         kvf_log_error("cannot listen on %s: %s", server->options->address, kvf_status_text(status));
     return status;

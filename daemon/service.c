@@ -47,16 +47,18 @@ static bool post(kvf_service_t *service, letter_t letter) {
 }
 
 static void obey_listen(kvf_service_t *service, listen_order_t *order) {
-    order->status = kvf_listener_create(service->worker, order->address, order->address_bytes, order->on_knock, order->arg,
-                                        &service->listener);
+    order->status = kvf_listener_create(service->worker, order->address, order->address_bytes, order->on_knock,
+                                        order->arg, &service->listener);
     if (order->status == KVF_OK) order->status = order->on_listening(order->arg, kvf_listener_port(service->listener));
     uv_sem_post(&order->done);
 }
 
 static void obey_memory(kvf_service_t *service, uint64_t number, int fd) {
     kvf_session_t *session = kvf__session_find(service, number);
-    if (session) kvf__memory_attach(session, fd);
-    else close(fd); /* it went meanwhile */
+    if (session)
+        kvf__memory_attach(session, fd);
+    else
+        close(fd); /* it went meanwhile */
 }
 
 static void obey_drain(kvf_service_t *service, uint64_t timeout_ms) {
@@ -177,8 +179,10 @@ kvf_status_t kvf_service_listen(kvf_service_t *service, const struct sockaddr *a
                             .on_knock = on_knock,
                             .arg = arg};
     if (uv_sem_init(&order.done, 0)) return KVF_ERR_NO_MEMORY;
-    if (post(service, (letter_t){.kind = LETTER_LISTEN, .listen = &order})) uv_sem_wait(&order.done);
-    else order.status = KVF_ERR_NO_MEMORY;
+    if (post(service, (letter_t){.kind = LETTER_LISTEN, .listen = &order}))
+        uv_sem_wait(&order.done);
+    else
+        order.status = KVF_ERR_NO_MEMORY;
     uv_sem_destroy(&order.done);
     return order.status;
 }

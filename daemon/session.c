@@ -9,7 +9,8 @@
 
 /* ---- answers ---- */
 
-void kvf__session_answer(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body) {
+void kvf__session_answer(kvf_session_t *session, kvf_frame_type_t type, uint64_t request,
+                         const ProtobufCMessage *body) {
     kvf_status_t status = kvf_conn_send(session->conn, type, request, body, NULL, 0, NULL, NULL);
     if (status != KVF_OK) kvf_conn_close(session->conn, status);
 }
@@ -99,7 +100,8 @@ static void fill_welcome(kvf_session_t *session, Kvf__Welcome *welcome) {
     welcome->session_timeout_ms = (uint32_t)shared->options->session_timeout_ms;
 }
 
-static void refuse(kvf_session_t *session, uint64_t request, Kvf__Welcome *welcome, kvf_status_t status, const char *text) {
+static void refuse(kvf_session_t *session, uint64_t request, Kvf__Welcome *welcome, kvf_status_t status,
+                   const char *text) {
     welcome->status = status;
     welcome->text = (char *)(uintptr_t)text;
     kvf__count_error(session->service, status);
@@ -125,8 +127,8 @@ static void serve_hello(kvf_session_t *session, const kvf_frame_head_t *head, co
         return;
     }
     if (strcmp(hello->ucx, kvf_ucx_version()) != 0) {
-        snprintf(text, sizeof(text), "the daemon runs UCX %s, the client %.32s: a cluster needs one version", kvf_ucx_version(),
-                 hello->ucx);
+        snprintf(text, sizeof(text), "the daemon runs UCX %s, the client %.32s: a cluster needs one version",
+                 kvf_ucx_version(), hello->ucx);
         refuse(session, head->request, &welcome, KVF_ERR_VERSION, text);
         return;
     }
@@ -197,7 +199,8 @@ static void on_frame(void *user, const kvf_frame_head_t *head, const uint8_t *da
     if (!type || (!session->is_greeted && head->type != KVF_FRAME_HELLO)) {
         kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 ": %s frame out of place, closed", session->card.session,
                         kvf_frame_type_name(head->type));
-        answer_error(session, head->request, KVF_ERR_PROTOCOL, type ? "hello comes first" : "frame of the daemon's own");
+        answer_error(session, head->request, KVF_ERR_PROTOCOL,
+                     type ? "hello comes first" : "frame of the daemon's own");
         kvf_conn_close(session->conn, KVF_ERR_PROTOCOL);
         return;
     }
@@ -225,7 +228,8 @@ static void on_bad_frame(void *user, const char *why) {
 void kvf__session_open(kvf_service_t *service, ucp_conn_request_h request) {
     kvf_session_t *session = calloc(1, sizeof(*session));
     if (!session) {
-        kvf_log_error("no memory for a session"); /* the client's connect times out: only its listener could reject it */
+        kvf_log_error(
+            "no memory for a session"); /* the client's connect times out: only its listener could reject it */
         return;
     }
     session->opened = calloc((service->shared->options->max_spaces + 63) / 64, sizeof(*session->opened));

@@ -15,10 +15,10 @@
 
 enum {
     KVF__SWEEP_MS = 100,
-    KVF__HELLO_MS = 5000,          /* for the first frame */
-    KVF__LANDING_SLICE = 1 << 20,  /* bytes copied out of clients' memory a loop turn */
-    KVF__PINNED_SHARE = 4,         /* a session may hold 1/4 of the host bytes against eviction */
-    KVF__IN_FLIGHT_SLACK = 2,      /* the client counts a request as done before our send's completion is seen */
+    KVF__HELLO_MS = 5000,         /* for the first frame */
+    KVF__LANDING_SLICE = 1 << 20, /* bytes copied out of clients' memory a loop turn */
+    KVF__PINNED_SHARE = 4,        /* a session may hold 1/4 of the host bytes against eviction */
+    KVF__IN_FLIGHT_SLACK = 2,     /* the client counts a request as done before our send's completion is seen */
 };
 
 /* Records that a request holds against eviction until its bytes have left. */
@@ -66,8 +66,8 @@ struct kvf_session {
     kvf_conn_t *conn;
     kvf_card_t card;
     kvf_session_t *prev, *next;
-    bool is_greeted;     /* HELLO came */
-    bool is_refused;     /* no place in the directory: it is told so, then closed */
+    bool is_greeted; /* HELLO came */
+    bool is_refused; /* no place in the directory: it is told so, then closed */
     uint64_t opened_ns, heard_ns;
     unsigned in_flight;  /* landings, replies, leases */
     uint64_t held_bytes; /* by replies and leases */
@@ -104,8 +104,8 @@ static inline void kvf__count_error(kvf_service_t *service, kvf_status_t status)
 }
 
 /* Counts the end of a request that had `keys` keys, `hits` of them found, and took since `started_ns`. */
-static inline void kvf__count_request(kvf_service_t *service, kvf_operation_t operation, kvf_status_t status, size_t keys,
-                                      size_t hits, uint64_t started_ns) {
+static inline void kvf__count_request(kvf_service_t *service, kvf_operation_t operation, kvf_status_t status,
+                                      size_t keys, size_t hits, uint64_t started_ns) {
     kvf_metrics_finish(service->metrics, operation, status, uv_hrtime() - started_ns);
     kvf_metrics_count(service->metrics, operation, KVF_OPERATION_KEYS, keys);
     kvf_metrics_count(service->metrics, operation, KVF_OPERATION_HITS, hits);
@@ -156,8 +156,8 @@ void kvf__session_commit(kvf_space_t *space, kvf_record_t **records, int32_t *st
 kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, size_t count,
                                       int32_t *statuses);
 /* Answers a put, and counts it. */
-void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count, int32_t *statuses, uint64_t block_bytes,
-                          uint64_t started_ns);
+void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count, int32_t *statuses,
+                          uint64_t block_bytes, uint64_t started_ns);
 
 /* ---- request_get.c ---- */
 /* Lets go of a lease's records. */

@@ -83,8 +83,10 @@ static kvf_status_t make_space(kvf_store_t *store, const char *name, const kvf_l
         return KVF_ERR_BUSY;
     }
     if (id == store->max_segments) {
-        snprintf(why, why_bytes, "each of the daemon's %u spaces has but one segment of memory: raise its host-bytes, or lower "
-                 "its segment-bytes", id);
+        snprintf(why, why_bytes,
+                 "each of the daemon's %u spaces has but one segment of memory: raise its host-bytes, or lower "
+                 "its segment-bytes",
+                 id);
         return KVF_ERR_BUSY;
     }
     kvf_status_t status = check_size(store, layout, why, why_bytes);

@@ -58,7 +58,8 @@ static kvf_status_t check_rope(const kvf_layout_t *l, char *why, size_t why_byte
         return fail(KVF_ERR_INVALID, why, why_bytes, "rope_dim and rope_tables must be 0 when rope_style is none");
     }
     if (l->rope_style != KVF_ROPE_NEOX && l->rope_style != KVF_ROPE_GPTJ)
-        return fail(KVF_ERR_INVALID, why, why_bytes, "rope_style is %d, not one of none, neox, gptj", (int)l->rope_style);
+        return fail(KVF_ERR_INVALID, why, why_bytes, "rope_style is %d, not one of none, neox, gptj",
+                    (int)l->rope_style);
     if (l->planes != 2) return fail(KVF_ERR_INVALID, why, why_bytes, "rope_style needs planes 2 (K and V)");
     if (l->rope_dim < 2 || l->rope_dim > l->head_dim || l->rope_dim % 2)
         return fail(KVF_ERR_INVALID, why, why_bytes, "rope_dim is %u, must be even and 2 to head_dim (%u)", l->rope_dim,
@@ -101,8 +102,10 @@ kvf_status_t kvf_layout_compare(const kvf_layout_t *made, const kvf_layout_t *as
         const char *field;
         uint32_t made, asked;
     } numbers[] = {
-        {"layers", made->layers, asked->layers},          {"planes", made->planes, asked->planes},
-        {"kv_heads", made->kv_heads, asked->kv_heads},    {"head_dim", made->head_dim, asked->head_dim},
+        {"layers", made->layers, asked->layers},
+        {"planes", made->planes, asked->planes},
+        {"kv_heads", made->kv_heads, asked->kv_heads},
+        {"head_dim", made->head_dim, asked->head_dim},
         {"block_tokens", made->block_tokens, asked->block_tokens},
     };
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
@@ -110,8 +113,8 @@ kvf_status_t kvf_layout_compare(const kvf_layout_t *made, const kvf_layout_t *as
             return fail(KVF_ERR_LAYOUT, why, why_bytes, "%s: the space has %u, asked for %u", numbers[i].field,
                         numbers[i].made, numbers[i].asked);
     if (made->dtype != asked->dtype)
-        return fail(KVF_ERR_LAYOUT, why, why_bytes, "dtype: the space has %s, asked for %s", kvf_dtype_name(made->dtype),
-                    kvf_dtype_name(asked->dtype));
+        return fail(KVF_ERR_LAYOUT, why, why_bytes, "dtype: the space has %s, asked for %s",
+                    kvf_dtype_name(made->dtype), kvf_dtype_name(asked->dtype));
     if (made->rope_style != asked->rope_style)
         return fail(KVF_ERR_LAYOUT, why, why_bytes, "rope_style: the space has %s, asked for %s",
                     kvf_rope_style_name(made->rope_style), kvf_rope_style_name(asked->rope_style));
@@ -133,8 +136,8 @@ kvf_status_t kvf_layout_compare(const kvf_layout_t *made, const kvf_layout_t *as
 
 kvf_status_t kvf_policy_compare(const kvf_policy_t *made, const kvf_policy_t *asked, char *why, size_t why_bytes) {
     if (made->kind == asked->kind) return KVF_OK;
-    return fail(KVF_ERR_POLICY, why, why_bytes, "policy: the space has %s, asked for %s", kvf_policy_kind_name(made->kind),
-                kvf_policy_kind_name(asked->kind));
+    return fail(KVF_ERR_POLICY, why, why_bytes, "policy: the space has %s, asked for %s",
+                kvf_policy_kind_name(made->kind), kvf_policy_kind_name(asked->kind));
 }
 
 /* ---- copy and sizes ---- */

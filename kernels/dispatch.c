@@ -16,7 +16,8 @@ static bool has_ref(void) { return true; }
 #if defined(__x86_64__)
 static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 static bool has_avx512(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl");
 }
 #endif
 

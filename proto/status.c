@@ -39,9 +39,7 @@ unsigned kvf_status_index(kvf_status_t status) {
     return (unsigned)(row - rows);
 }
 
-kvf_status_t kvf_status_at(unsigned index) {
-    return index < KVF_STATUS_COUNT ? rows[index].status : KVF_ERR_INTERNAL;
-}
+kvf_status_t kvf_status_at(unsigned index) { return index < KVF_STATUS_COUNT ? rows[index].status : KVF_ERR_INTERNAL; }
 
 kvf_status_t kvf_status_from_errno(int error) {
     switch (error) {

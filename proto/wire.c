@@ -27,14 +27,22 @@ static_assert(4 + 2 + 2 + 8 + 8 + 8 == KVF_FRAME_HEAD_BYTES, "the head is as dra
 
 const char *kvf_frame_type_name(unsigned type) {
     static const char *const names[KVF_FRAME_TYPE_END] = {
-        [KVF_FRAME_HELLO] = "hello",           [KVF_FRAME_WELCOME] = "welcome",
-        [KVF_FRAME_OPEN_SPACE] = "open",       [KVF_FRAME_OPEN_SPACE_REPLY] = "open reply",
-        [KVF_FRAME_PUT] = "put",               [KVF_FRAME_PUT_REPLY] = "put reply",
-        [KVF_FRAME_GET] = "get",               [KVF_FRAME_GET_REPLY] = "get reply",
-        [KVF_FRAME_RELEASE] = "release",       [KVF_FRAME_MATCH] = "match",
-        [KVF_FRAME_MATCH_REPLY] = "match reply", [KVF_FRAME_DELETE] = "delete",
-        [KVF_FRAME_DELETE_REPLY] = "delete reply", [KVF_FRAME_PING] = "ping",
-        [KVF_FRAME_PONG] = "pong",             [KVF_FRAME_ERROR] = "error",
+        [KVF_FRAME_HELLO] = "hello",
+        [KVF_FRAME_WELCOME] = "welcome",
+        [KVF_FRAME_OPEN_SPACE] = "open",
+        [KVF_FRAME_OPEN_SPACE_REPLY] = "open reply",
+        [KVF_FRAME_PUT] = "put",
+        [KVF_FRAME_PUT_REPLY] = "put reply",
+        [KVF_FRAME_GET] = "get",
+        [KVF_FRAME_GET_REPLY] = "get reply",
+        [KVF_FRAME_RELEASE] = "release",
+        [KVF_FRAME_MATCH] = "match",
+        [KVF_FRAME_MATCH_REPLY] = "match reply",
+        [KVF_FRAME_DELETE] = "delete",
+        [KVF_FRAME_DELETE_REPLY] = "delete reply",
+        [KVF_FRAME_PING] = "ping",
+        [KVF_FRAME_PONG] = "pong",
+        [KVF_FRAME_ERROR] = "error",
     };
     return type < KVF_FRAME_TYPE_END && names[type] ? names[type] : "?";
 }
@@ -48,8 +56,8 @@ void kvf_frame_head_pack(const kvf_frame_head_t *head, uint8_t bytes[KVF_FRAME_H
     put_u64(bytes + 24, head->payload_bytes);
 }
 
-kvf_status_t kvf_frame_head_unpack(const void *header, size_t header_bytes, uint64_t data_bytes, uint64_t max_data_bytes,
-                                   kvf_frame_head_t *head, const char **why) {
+kvf_status_t kvf_frame_head_unpack(const void *header, size_t header_bytes, uint64_t data_bytes,
+                                   uint64_t max_data_bytes, kvf_frame_head_t *head, const char **why) {
     const uint8_t *bytes = header;
     if (header_bytes != KVF_FRAME_HEAD_BYTES) return *why = "frame head of a wrong length", KVF_ERR_PROTOCOL;
     if (get_u32(bytes) != KVF_FRAME_MAGIC) return *why = "frame without our magic", KVF_ERR_PROTOCOL;
@@ -90,8 +98,10 @@ static chunk_t *add_chunk(kvf_arena_t *arena, size_t bytes) {
     chunk_t *chunk = malloc(sizeof(*chunk) + bytes);
     if (!chunk) return NULL;
     *chunk = (chunk_t){.bytes = bytes};
-    if (arena->last) arena->last->next = chunk;
-    else arena->first = chunk;
+    if (arena->last)
+        arena->last->next = chunk;
+    else
+        arena->first = chunk;
     arena->last = chunk;
     arena->bytes += bytes;
     return chunk;

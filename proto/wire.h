@@ -24,8 +24,8 @@ enum {
     KVF_KEY_BYTES_MAX = 64,
     KVF_SPACE_NAME_BYTES_MAX = 128,
     KVF_TOKEN_BYTES = 16,
-    KVF_TEXT_BYTES_MAX = 256,          /* of an error text, with its terminating 0 */
-    KVF_BODY_BYTES_MAX = 4 << 20,      /* of any frame; what unpacking it may allocate is bounded by a multiple of this */
+    KVF_TEXT_BYTES_MAX = 256,     /* of an error text, with its terminating 0 */
+    KVF_BODY_BYTES_MAX = 4 << 20, /* of any frame; what unpacking it may allocate is bounded by a multiple of this */
     KVF_SHARED_PIECES_MAX = 64 * 1024, /* in one Put */
 };
 #define KVF_FRAME_MAGIC 0x3146564bu /* "KVF1" */
@@ -66,8 +66,8 @@ void kvf_frame_head_pack(const kvf_frame_head_t *head, uint8_t bytes[KVF_FRAME_H
 /* Reads what a peer sent as active message header (`header`, `header_bytes` long), beside data of `data_bytes`, and
  * checks magic, type, flags and that the lengths add up and keep within `max_data_bytes`.
  * Returns KVF_OK and sets `head`, or KVF_ERR_PROTOCOL / KVF_ERR_TOO_LARGE with `*why` set to a static text. */
-kvf_status_t kvf_frame_head_unpack(const void *header, size_t header_bytes, uint64_t data_bytes, uint64_t max_data_bytes,
-                                   kvf_frame_head_t *head, const char **why) KVF_MUST_CHECK;
+kvf_status_t kvf_frame_head_unpack(const void *header, size_t header_bytes, uint64_t data_bytes,
+                                   uint64_t max_data_bytes, kvf_frame_head_t *head, const char **why) KVF_MUST_CHECK;
 
 /* Memory for unpacking one message at a time: a bump allocator over chunks that are kept from message to message, so
  * that a request allocates nothing once warm. What a message takes is bounded by KVF_ARENA_BYTES_MAX. */

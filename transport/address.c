@@ -29,8 +29,8 @@ static bool split(const char *text, char *host, size_t host_bytes, const char **
     return (*port)[0] >= '0' && (*port)[0] <= '9' && *rest == 0 && number <= 65535;
 }
 
-kvf_status_t kvf_address_resolve(const char *text, struct sockaddr_storage *address, socklen_t *address_bytes, char *why,
-                                 size_t why_bytes) {
+kvf_status_t kvf_address_resolve(const char *text, struct sockaddr_storage *address, socklen_t *address_bytes,
+                                 char *why, size_t why_bytes) {
     char host[256];
     const char *port;
     if (!split(text, host, sizeof(host), &port)) {

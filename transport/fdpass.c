@@ -74,7 +74,8 @@ kvf_status_t kvf_fdpass_send(int fd, const void *message, size_t bytes, int pass
         packet.msg_control = control.bytes;
         packet.msg_controllen = CMSG_SPACE(sizeof(int));
         struct cmsghdr *rights = CMSG_FIRSTHDR(&packet);
-        *rights = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))};
+        *rights =
+            (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))};
         memcpy(CMSG_DATA(rights), &passed, sizeof(int));
     }
     ssize_t sent = sendmsg(fd, &packet, MSG_NOSIGNAL);
@@ -90,8 +91,10 @@ static int take_descriptor(struct msghdr *packet) {
         for (size_t i = 0; i < count; i++) {
             int each;
             memcpy(&each, CMSG_DATA(part) + i * sizeof(int), sizeof(int));
-            if (passed < 0) passed = each;
-            else close(each);
+            if (passed < 0)
+                passed = each;
+            else
+                close(each);
         }
     }
     return passed;

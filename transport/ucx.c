@@ -81,8 +81,7 @@ kvf_status_t kvf_ucx_create(const kvf_ucx_options_t *options, kvf_ucx_t *ucx) {
     status = ucp_init(&params, config, &ucx->context);
     ucp_config_release(config);
     if (status == UCS_OK) return KVF_OK;
-    kvf_log_error("cannot start: %s (transports: %s)", ucs_status_string(status),
-                  options->tls ? options->tls : "any");
+    kvf_log_error("cannot start: %s (transports: %s)", ucs_status_string(status), options->tls ? options->tls : "any");
     return kvf_status_from_ucs(status);
 }
 

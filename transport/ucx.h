@@ -13,10 +13,11 @@ typedef struct kvf_ucx {
 } kvf_ucx_t;
 
 typedef struct kvf_ucx_options {
-    const char *tls;        /* as UCX_TLS; NULL: UCX's own choice. A UCX_… variable in the environment wins over each of these */
+    const char
+        *tls; /* as UCX_TLS; NULL: UCX's own choice. A UCX_… variable in the environment wins over each of these */
     const char *port_range; /* as UCX_TCP_PORT_RANGE; NULL or "": any */
-    bool reuse_address;     /* a daemon restarts on its port. Sets an environment variable: before other threads start */
-    bool many_workers;      /* several threads will make workers */
+    bool reuse_address; /* a daemon restarts on its port. Sets an environment variable: before other threads start */
+    bool many_workers;  /* several threads will make workers */
 } kvf_ucx_options_t;
 
 /* Makes the context. Logs what was wrong. */

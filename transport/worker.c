@@ -109,8 +109,8 @@ kvf_status_t kvf_worker_create(kvf_ucx_t *ucx, uv_loop_t *loop, const kvf_worker
     ucs_status_t status = ucp_worker_create(ucx->context, &params, &worker->ucp);
     if (status != UCS_OK) goto err_free;
     ucp_am_handler_param_t handler = {
-        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
-                      UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG,
+        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                      UCP_AM_HANDLER_PARAM_FIELD_ARG,
         .id = KVF__AM_ID,
         .flags = UCP_AM_FLAG_WHOLE_MSG,
         .cb = kvf__conn_on_am,

@@ -57,7 +57,8 @@ kvf_status_t kvf_conn_connect(kvf_worker_t *worker, const struct sockaddr *addre
                               kvf_conn_t **conn) KVF_MUST_CHECK;
 
 /* Accepts what a listener was handed, also one of another worker of the same context. Consumes `request` in any case. */
-kvf_status_t kvf_conn_accept(kvf_worker_t *worker, ucp_conn_request_h request, void *user, kvf_conn_t **conn) KVF_MUST_CHECK;
+kvf_status_t kvf_conn_accept(kvf_worker_t *worker, ucp_conn_request_h request, void *user,
+                             kvf_conn_t **conn) KVF_MUST_CHECK;
 
 /* Told once when a send is over: KVF_OK (UCX has no more use for the memory), or why not. May be called before
  * kvf_conn_send returns. */

@@ -13,15 +13,15 @@ struct kvf_worker {
     uv_loop_t *loop;
     kvf_worker_callbacks_t callbacks;
     kvf_worker_options_t options;
-    uv_prepare_t prepare; /* progress, then arm */
-    uv_poll_t wake;       /* UCX's event fd: it only wakes the loop */
-    uv_idle_t idle;       /* runs while the loop must not sleep */
-    uv_timer_t nap;       /* instead of idle, while UCX says BUSY and brings nothing */
+    uv_prepare_t prepare;  /* progress, then arm */
+    uv_poll_t wake;        /* UCX's event fd: it only wakes the loop */
+    uv_idle_t idle;        /* runs while the loop must not sleep */
+    uv_timer_t nap;        /* instead of idle, while UCX says BUSY and brings nothing */
     bool has_work;         /* of the loop's other users: do not spin */
     unsigned open_handles; /* of the four above, until libuv lets go of them */
-    unsigned busy_rounds; /* in a row, with nothing brought */
-    kvf_conn_t *by_ep;    /* uthash: UCX's reply endpoint -> connection */
-    kvf_conn_t *closing;  /* asked to close, to be started by the loop */
+    unsigned busy_rounds;  /* in a row, with nothing brought */
+    kvf_conn_t *by_ep;     /* uthash: UCX's reply endpoint -> connection */
+    kvf_conn_t *closing;   /* asked to close, to be started by the loop */
 };
 
 struct kvf_conn {
@@ -30,11 +30,11 @@ struct kvf_conn {
     void *user;
     UT_hash_handle hh;
     kvf_conn_t *next_closing;
-    bool is_closing;  /* close was asked for */
-    bool ep_is_gone;  /* UCX has closed the endpoint */
+    bool is_closing; /* close was asked for */
+    bool ep_is_gone; /* UCX has closed the endpoint */
     kvf_status_t why;
     size_t num_sending;
-    size_t num_receiving;    /* rendezvous under way */
+    size_t num_receiving;     /* rendezvous under way */
     uint64_t receiving_bytes; /* of those */
 };
 

@@ -57,8 +57,7 @@ static double measure_ceiling(bench_t *bench, const char *name, kvf_ceiling_op_t
                                .address = redis_address(bench, name)};
     kvf_ceiling_result_t result;
     kvf_status_t status = kvf_ceiling_run(name, &task, &result);
-    if (status != KVF_OK)
-        fprintf(stderr, "kvfuse: ceiling %s: %s: %s\n", name, kvf_status_text(status), result.note);
+    if (status != KVF_OK) fprintf(stderr, "kvfuse: ceiling %s: %s: %s\n", name, kvf_status_text(status), result.note);
     ceiling_t *made = malloc(sizeof(*made));
     if (!made) return result.gbps;
     *made = (ceiling_t){name, op, block_bytes, result.gbps, result.p50_us, bench->ceilings};
@@ -103,15 +102,18 @@ static const char *op_name(kvf_bench_op_t op) {
     return op == KVF_BENCH_PUT ? "put" : op == KVF_BENCH_GET ? "get" : "match";
 }
 
-static void print_text(const kvf_bench_task_t *task, const kvf_bench_result_t *result, double cpu_per_gb, const json_t *ceilings) {
+static void print_text(const kvf_bench_task_t *task, const kvf_bench_result_t *result, double cpu_per_gb,
+                       const json_t *ceilings) {
     const char *transport = result->shared_memory ? "shared" : "network";
     if (task->op == KVF_BENCH_MATCH) {
         printf("match  %-8s %9llu resident, %u keys: p50 %.1f us, p99 %.1f us, %.2f million keys/s\n", transport,
-               (unsigned long long)task->resident, task->batch, result->p50_us, result->p99_us, result->keys_a_second / 1e6);
+               (unsigned long long)task->resident, task->batch, result->p50_us, result->p99_us,
+               result->keys_a_second / 1e6);
         return;
     }
-    printf("%-6s %-8s %5llu KiB x %u: %6.2f GB/s  p50 %8.1f us  p99 %8.1f us  cpu %.3f s/GB", op_name(task->op), transport,
-           (unsigned long long)task->block_bytes / KIB, task->batch, result->gbps, result->p50_us, result->p99_us, cpu_per_gb);
+    printf("%-6s %-8s %5llu KiB x %u: %6.2f GB/s  p50 %8.1f us  p99 %8.1f us  cpu %.3f s/GB", op_name(task->op),
+           transport, (unsigned long long)task->block_bytes / KIB, task->batch, result->gbps, result->p50_us,
+           result->p99_us, cpu_per_gb);
     size_t index;
     json_t *entry;
     json_array_foreach(ceilings, index, entry) {
@@ -121,7 +123,8 @@ static void print_text(const kvf_bench_task_t *task, const kvf_bench_result_t *r
     putchar('\n');
 }
 
-static void print_json(const kvf_bench_task_t *task, const kvf_bench_result_t *result, double cpu_per_gb, json_t *ceilings) {
+static void print_json(const kvf_bench_task_t *task, const kvf_bench_result_t *result, double cpu_per_gb,
+                       json_t *ceilings) {
     json_t *line = json_object();
     json_object_set_new(line, "op", json_string(op_name(task->op)));
     json_object_set_new(line, "transport", json_string(result->shared_memory ? "shared" : "network"));
@@ -155,8 +158,10 @@ static kvf_status_t measure(bench_t *bench, const kvf_bench_task_t *task) {
     double cpu_per_gb = result.bytes ? cpu / ((double)result.bytes / 1e9) : 0;
     json_t *ceilings =
         task->op == KVF_BENCH_MATCH ? json_array() : measure_ceilings(bench, task, result.shared_memory, result.gbps);
-    if (bench->options->json) print_json(task, &result, cpu_per_gb, ceilings);
-    else print_text(task, &result, cpu_per_gb, ceilings);
+    if (bench->options->json)
+        print_json(task, &result, cpu_per_gb, ceilings);
+    else
+        print_text(task, &result, cpu_per_gb, ceilings);
     json_decref(ceilings);
     fflush(stdout);
     return KVF_OK;
@@ -219,7 +224,8 @@ static void parse_ops(bench_options_t *options, const char *text, struct argp_st
     options->put = strstr(text, "put");
     options->get = strstr(text, "get");
     options->match = strstr(text, "match");
-    if (!options->put && !options->get && !options->match) argp_error(state, "--ops is of put, get, match, not '%s'", text);
+    if (!options->put && !options->get && !options->match)
+        argp_error(state, "--ops is of put, get, match, not '%s'", text);
 }
 
 static void parse_sizes(bench_options_t *options, char *text, struct argp_state *state) {
@@ -236,7 +242,8 @@ static void parse_sizes(bench_options_t *options, char *text, struct argp_state 
 static uint64_t parse_number(const char *name, const char *text, uint64_t min, uint64_t max, struct argp_state *state) {
     uint64_t count = 0;
     if (!kvf_cli_parse_count(text, max, &count) || count < min)
-        argp_error(state, "--%s is %llu to %llu, not '%s'", name, (unsigned long long)min, (unsigned long long)max, text);
+        argp_error(state, "--%s is %llu to %llu, not '%s'", name, (unsigned long long)min, (unsigned long long)max,
+                   text);
     return count;
 }
 
@@ -287,12 +294,12 @@ int kvf_command_bench(int argc, char **argv) {
         {"json", 'j', NULL, 0, "One JSON object a line", 0},
         {0}};
     static const struct argp_child children[] = {{.argp = &kvf_cli_connection_argp}, {0}};
-    const struct argp argp = {
-        .options = table,
-        .parser = parse,
-        .doc = "Measures a daemon with client processes, and in the same run what the machine could do: memcpy, a bare UCX "
-               "loop, Redis. Each figure's ratio to its ceilings is printed beside it.",
-        .children = children};
+    const struct argp argp = {.options = table,
+                              .parser = parse,
+                              .doc = "Measures a daemon with client processes, and in the same run what the machine "
+                                     "could do: memcpy, a bare UCX "
+                                     "loop, Redis. Each figure's ratio to its ceilings is printed beside it.",
+                              .children = children};
     bench_options_t options = {.connection = KVF_CLI_CONNECTION_INIT,
                                .socket = KVF_CLI_SOCKET_INIT,
                                .sizes = {32 * KIB, 256 * KIB, 2048 * KIB},

@@ -21,7 +21,7 @@ typedef struct kvf_bench_task {
 } kvf_bench_task_t;
 
 typedef struct kvf_bench_result {
-    double gbps;        /* 1e9 bytes of blocks a second, all clients together */
+    double gbps; /* 1e9 bytes of blocks a second, all clients together */
     double keys_a_second;
     double p50_us, p99_us, p999_us; /* of a request (batch), from its call to its completion */
     double client_cpu_s;            /* of the client processes, user and system, while measured */

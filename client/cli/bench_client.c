@@ -78,7 +78,8 @@ static kvf_status_t open_space(client_t *c) {
     snprintf(name, sizeof(name), "bench-%llu", (unsigned long long)task->block_bytes);
     kvf_error_t error = {""};
     kvf_status_t status = kvf_space_open(c->client, name, &layout, &policy, &c->space, &error);
-    if (status != KVF_OK) fprintf(stderr, "kvfuse: cannot open space %s: %s: %s\n", name, kvf_status_text(status), error.text);
+    if (status != KVF_OK)
+        fprintf(stderr, "kvfuse: cannot open space %s: %s: %s\n", name, kvf_status_text(status), error.text);
     return status;
 }
 
@@ -86,7 +87,8 @@ static kvf_status_t take_memory(client_t *c) {
     const kvf_bench_task_t *task = c->task;
     uint64_t slot_bytes = task->op == KVF_BENCH_GET ? task->batch * task->block_bytes : 0, used = 0;
     c->source_blocks = c->set_blocks;
-    uint64_t source_bytes = task->op == KVF_BENCH_MATCH ? task->batch * task->block_bytes : c->source_blocks * task->block_bytes;
+    uint64_t source_bytes =
+        task->op == KVF_BENCH_MATCH ? task->batch * task->block_bytes : c->source_blocks * task->block_bytes;
     if (task->op == KVF_BENCH_MATCH) c->source_blocks = task->batch;
     void *memory;
     kvf_status_t status = kvf_memory_alloc(c->client, source_bytes + task->depth * slot_bytes, &memory);
@@ -101,7 +103,8 @@ static kvf_status_t take_memory(client_t *c) {
         slot->blocks = calloc(task->batch, sizeof(kvf_block_t));
         slot->pieces = calloc(task->batch, sizeof(kvf_piece_t));
         slot->statuses = calloc(task->batch, sizeof(kvf_status_t));
-        if (!slot->keys || !slot->key_list || !slot->blocks || !slot->pieces || !slot->statuses) return KVF_ERR_NO_MEMORY;
+        if (!slot->keys || !slot->key_list || !slot->blocks || !slot->pieces || !slot->statuses)
+            return KVF_ERR_NO_MEMORY;
         slot->memory = c->source + used;
         memset(slot->memory, 0, slot_bytes); /* page it in */
         used += slot_bytes;
@@ -144,7 +147,8 @@ static kvf_status_t submit(client_t *c, slot_t *slot, kvf_bench_op_t op, uint64_
 
 static kvf_status_t check_get(client_t *c, const slot_t *slot) {
     for (unsigned i = 0; i < c->task->batch; i++)
-        if (!is_marked(slot->memory + i * c->task->block_bytes, c->task->block_bytes, slot->first + i)) return KVF_ERR_CORRUPT;
+        if (!is_marked(slot->memory + i * c->task->block_bytes, c->task->block_bytes, slot->first + i))
+            return KVF_ERR_CORRUPT;
     return KVF_OK;
 }
 

@@ -86,7 +86,8 @@ static double quantile(const float *sorted, size_t count, double q) {
 }
 
 /* Adds what `process` reports; its samples go to `samples` + *num_samples. */
-static kvf_status_t add_report(const process_t *process, kvf_bench_result_t *result, float *samples, size_t *num_samples) {
+static kvf_status_t add_report(const process_t *process, kvf_bench_result_t *result, float *samples,
+                               size_t *num_samples) {
     kvf_bench_report_t report;
     if (!read_all(process->report, &report, sizeof(report)) || report.num_samples > KVF_BENCH_SAMPLES_MAX ||
         !read_all(process->report, samples + *num_samples, report.num_samples * sizeof(float)))

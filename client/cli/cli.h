@@ -15,7 +15,7 @@ enum { KVF_EXIT_USAGE = 2 };
 
 typedef struct kvf_command {
     const char *name;
-    const char *summary; /* one line, for `kvfuse --help` */
+    const char *summary;               /* one line, for `kvfuse --help` */
     int (*run)(int argc, char **argv); /* argv[0] is "kvfuse NAME"; returns the exit code */
 } kvf_command_t;
 

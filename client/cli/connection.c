@@ -13,10 +13,14 @@ static error_t parse_connection(int key, char *argument, struct argp_state *stat
     switch (key) {
     case 'a': connection->address = argument; return 0;
     case 't':
-        if (!strcmp(argument, "auto")) connection->transport = KVF_TRANSPORT_AUTO;
-        else if (!strcmp(argument, "shared")) connection->transport = KVF_TRANSPORT_SHARED;
-        else if (!strcmp(argument, "network")) connection->transport = KVF_TRANSPORT_NETWORK;
-        else argp_error(state, "--transport is auto, shared or network, not '%s'", argument);
+        if (!strcmp(argument, "auto"))
+            connection->transport = KVF_TRANSPORT_AUTO;
+        else if (!strcmp(argument, "shared"))
+            connection->transport = KVF_TRANSPORT_SHARED;
+        else if (!strcmp(argument, "network"))
+            connection->transport = KVF_TRANSPORT_NETWORK;
+        else
+            argp_error(state, "--transport is auto, shared or network, not '%s'", argument);
         return 0;
     case 'w':
         if (!kvf_cli_parse_count(argument, TIMEOUT_MAX_MS, &count) || !count)
@@ -53,7 +57,8 @@ kvf_client_t *kvf_cli_connect(const kvf_cli_connection_t *connection, const char
     if (status == KVF_OK) return client;
     fprintf(stderr, "kvfuse: cannot connect to %s: %s%s%s\n", connection->address, kvf_status_text(status),
             error.text[0] ? ": " : "", error.text);
-    if (status == KVF_ERR_UNREACHABLE) fprintf(stderr, "kvfuse: is kvfused running there? --address names another daemon\n");
+    if (status == KVF_ERR_UNREACHABLE)
+        fprintf(stderr, "kvfuse: is kvfused running there? --address names another daemon\n");
     return NULL;
 }
 

@@ -139,8 +139,8 @@ static int put(job_t *job, uint64_t *numbers) {
     kvf_bar_finish(&job->bar);
     if (status != KVF_OK) return complain("put", status, "");
     double seconds = kvf_cli_now() - start, bytes = (double)(job->done * job->info->block_bytes);
-    printf("put    %llu blocks stored (%s), %llu were there already, in %.1f ms",
-           (unsigned long long)job->done, kvf_cli_format_bytes(bytes, size), (unsigned long long)job->existed, seconds * 1e3);
+    printf("put    %llu blocks stored (%s), %llu were there already, in %.1f ms", (unsigned long long)job->done,
+           kvf_cli_format_bytes(bytes, size), (unsigned long long)job->existed, seconds * 1e3);
     if (job->done) printf(", %.2f GB/s", bytes / seconds / 1e9);
     putchar('\n');
     if (job->failed) {
@@ -204,8 +204,7 @@ static int get(job_t *job, uint64_t *numbers) {
     job->output = NULL;
     status = kvf_kvfile_output_commit(output, &error);
     if (status != KVF_OK) return complain("get", status, error.text);
-    if (matched < num_blocks(job))
-        printf("       what was not stored is zeros in %s\n", job->options->out);
+    if (matched < num_blocks(job)) printf("       what was not stored is zeros in %s\n", job->options->out);
     return matched ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -232,8 +231,8 @@ static int start(job_t *job) {
     const kvf_layout_t *layout = &job->info->layout;
     const file_options_t *options = job->options;
     if (!job->info->blocks) {
-        fprintf(stderr, "kvfuse: %s has %llu tokens a request, less than a block of %llu: see --block-tokens\n", options->path,
-                (unsigned long long)job->info->tokens, (unsigned long long)options->block_tokens);
+        fprintf(stderr, "kvfuse: %s has %llu tokens a request, less than a block of %llu: see --block-tokens\n",
+                options->path, (unsigned long long)job->info->tokens, (unsigned long long)options->block_tokens);
         return EXIT_FAILURE;
     }
     if (!take_memory(job) || make_keys(job) != KVF_OK) return complain(options->path, KVF_ERR_NO_MEMORY, "");
@@ -247,9 +246,10 @@ static int start(job_t *job) {
     kvf_client_get_info(job->client, &info);
     char size[KVF_CLI_NUMBER_BYTES];
     printf("%s: %llu requests x %llu blocks of %u tokens, %u layers, %u heads of %u, %s a block; space '%s' by %s\n",
-           options->path, (unsigned long long)job->info->requests, (unsigned long long)job->info->blocks, layout->block_tokens,
-           layout->layers, layout->kv_heads, layout->head_dim, kvf_cli_format_bytes((double)job->info->block_bytes, size),
-           options->space, info.shared_memory ? "shared memory" : "network");
+           options->path, (unsigned long long)job->info->requests, (unsigned long long)job->info->blocks,
+           layout->block_tokens, layout->layers, layout->kv_heads, layout->head_dim,
+           kvf_cli_format_bytes((double)job->info->block_bytes, size), options->space,
+           info.shared_memory ? "shared memory" : "network");
     if (job->info->tail_tokens)
         printf("       %u tokens at each request's end fill no block and are left out\n", job->info->tail_tokens);
     return EXIT_SUCCESS;
@@ -309,11 +309,10 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
 }
 
 #define SHARED_OPTIONS                                                                                                 \
-    {"space", 'S', "NAME", 0, "Space to use (default)", 0}, {                                                          \
-        "block-tokens", 'T', "N", 0, "Tokens a block (16)", 0                                                          \
-    }
+    {"space", 'S', "NAME", 0, "Space to use (default)", 0}, { "block-tokens", 'T', "N", 0, "Tokens a block (16)", 0 }
 #define FILE_FORMAT                                                                                                    \
-    "FILE has a tensor kv [request, layer, 2 (K, V), token, kv_head, head_dim], bf16, fp16 or fp32, and tokens [request, " \
+    "FILE has a tensor kv [request, layer, 2 (K, V), token, kv_head, head_dim], bf16, fp16 or fp32, and tokens "       \
+    "[request, "                                                                                                       \
     "token], and names its model in its metadata. Keys are hashes of the token prefix."
 
 static const struct argp_child children[] = {{.argp = &kvf_cli_connection_argp}, {0}};
@@ -331,16 +330,16 @@ int kvf_command_put(int argc, char **argv) {
 }
 
 int kvf_command_get(int argc, char **argv) {
-    static const struct argp_option table[] = {
-        SHARED_OPTIONS,
-        {"out", 'o', "OUT", 0, "File that the KV goes to (needed)", 0},
-        {"verify", 'v', NULL, 0, "Compare it with FILE's own, bit for bit", 0},
-        {0}};
-    const struct argp argp = {.options = table,
-                              .parser = parse,
-                              .args_doc = "FILE.safetensors",
-                              .doc = "Matches the requests of FILE by their tokens, and gets what is stored of them.\v" FILE_FORMAT,
-                              .children = children};
+    static const struct argp_option table[] = {SHARED_OPTIONS,
+                                               {"out", 'o', "OUT", 0, "File that the KV goes to (needed)", 0},
+                                               {"verify", 'v', NULL, 0, "Compare it with FILE's own, bit for bit", 0},
+                                               {0}};
+    const struct argp argp = {
+        .options = table,
+        .parser = parse,
+        .args_doc = "FILE.safetensors",
+        .doc = "Matches the requests of FILE by their tokens, and gets what is stored of them.\v" FILE_FORMAT,
+        .children = children};
     file_options_t options = {.connection = KVF_CLI_CONNECTION_INIT, .space = "default", .block_tokens = 16};
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;
     if (!options.out) {

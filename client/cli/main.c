@@ -18,9 +18,13 @@ static const kvf_command_t commands[] = {
 enum { NUM_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
 static void print_help(FILE *to) {
-    fprintf(to, "Usage: kvfuse COMMAND [OPTION...]\nClient of kvfused, a store for the KV caches of LLM serving engines.\n\n");
+    fprintf(
+        to,
+        "Usage: kvfuse COMMAND [OPTION...]\nClient of kvfused, a store for the KV caches of LLM serving engines.\n\n");
     for (size_t i = 0; i < NUM_COMMANDS; i++) fprintf(to, "  %-8s %s\n", commands[i].name, commands[i].summary);
-    fprintf(to, "\nkvfuse COMMAND --help says more. The daemon is sought at 127.0.0.1:7311 unless --address says otherwise.\n");
+    fprintf(
+        to,
+        "\nkvfuse COMMAND --help says more. The daemon is sought at 127.0.0.1:7311 unless --address says otherwise.\n");
 }
 
 int main(int argc, char **argv) {

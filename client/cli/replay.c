@@ -179,11 +179,13 @@ static int run_trace(replay_t *replay, FILE *file) {
 static void print_result(const replay_t *replay, double seconds) {
     double ratio = replay->blocks ? (double)replay->matched / (double)replay->blocks : 0;
     if (replay->options->json) {
-        printf("{\"trace\": \"%s\", \"requests\": %llu, \"blocks\": %llu, \"matched\": %llu, \"prefix_hit_ratio\": %.4f, "
-               "\"got\": %llu, \"wrong\": %llu, \"put\": %llu, \"refused\": %llu, \"seconds\": %.2f}\n",
-               replay->options->trace, (unsigned long long)replay->requests, (unsigned long long)replay->blocks,
-               (unsigned long long)replay->matched, ratio, (unsigned long long)replay->got, (unsigned long long)replay->wrong,
-               (unsigned long long)replay->put, (unsigned long long)replay->refused, seconds);
+        printf(
+            "{\"trace\": \"%s\", \"requests\": %llu, \"blocks\": %llu, \"matched\": %llu, \"prefix_hit_ratio\": %.4f, "
+            "\"got\": %llu, \"wrong\": %llu, \"put\": %llu, \"refused\": %llu, \"seconds\": %.2f}\n",
+            replay->options->trace, (unsigned long long)replay->requests, (unsigned long long)replay->blocks,
+            (unsigned long long)replay->matched, ratio, (unsigned long long)replay->got,
+            (unsigned long long)replay->wrong, (unsigned long long)replay->put, (unsigned long long)replay->refused,
+            seconds);
         return;
     }
     printf("%llu requests of %llu blocks in %.1f s: prefix hit ratio %.1f %%\n"
@@ -206,7 +208,8 @@ static int replay_to(replay_t *replay, FILE *file) {
     kvf_error_t error = {""};
     kvf_status_t status = kvf_space_open(replay->client, options->space, &layout, &policy, &replay->space, &error);
     if (status != KVF_OK) {
-        fprintf(stderr, "kvfuse: cannot open space '%s': %s: %s\n", options->space, kvf_status_text(status), error.text);
+        fprintf(stderr, "kvfuse: cannot open space '%s': %s: %s\n", options->space, kvf_status_text(status),
+                error.text);
         return EXIT_FAILURE;
     }
     double start = kvf_cli_now();
@@ -251,13 +254,13 @@ int kvf_command_replay(int argc, char **argv) {
         {"json", 'j', NULL, 0, "Print one JSON object", 0},
         {0}};
     static const struct argp_child children[] = {{.argp = &kvf_cli_connection_argp}, {0}};
-    const struct argp argp = {
-        .options = table,
-        .parser = parse,
-        .args_doc = "TRACE.jsonl",
-        .doc = "Replays a request trace and reports the prefix hit ratio.\vTRACE has one JSON object a line with hash_ids, the "
-               "ids of the request's blocks from its first token on (Mooncake's format).",
-        .children = children};
+    const struct argp argp = {.options = table,
+                              .parser = parse,
+                              .args_doc = "TRACE.jsonl",
+                              .doc = "Replays a request trace and reports the prefix hit ratio.\vTRACE has one JSON "
+                                     "object a line with hash_ids, the "
+                                     "ids of the request's blocks from its first token on (Mooncake's format).",
+                              .children = children};
     replay_options_t options = {
         .connection = KVF_CLI_CONNECTION_INIT, .space = "replay", .block_bytes = 1024, .limit = UINT64_MAX};
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;

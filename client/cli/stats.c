@@ -40,7 +40,8 @@ static int open_socket(const kvf_cli_socket_t *options) {
         const char *colon = strrchr(options->address, ':');
         char folder[64];
         kvf_runtime_dir_default(folder, sizeof(folder));
-        length = snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s.stats", folder, colon ? colon + 1 : "7311");
+        length =
+            snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s.stats", folder, colon ? colon + 1 : "7311");
     }
     if (length < 0 || (size_t)length >= sizeof(address.sun_path)) {
         fprintf(stderr, "kvfuse: the path of the stats socket is too long\n");
@@ -52,7 +53,9 @@ static int open_socket(const kvf_cli_socket_t *options) {
         !setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) &&
         !connect(fd, (struct sockaddr *)&address, sizeof(address)))
         return fd;
-    fprintf(stderr, "kvfuse: cannot open the stats socket %s: %s\nkvfuse: is kvfused running on this host? --socket names another\n",
+    fprintf(stderr,
+            "kvfuse: cannot open the stats socket %s: %s\nkvfuse: is kvfused running on this host? --socket names "
+            "another\n",
             address.sun_path, strerror(errno));
     if (fd >= 0) close(fd);
     return -1;
@@ -101,8 +104,10 @@ char *kvf_cli_ask(const kvf_cli_socket_t *options, const char *line) {
     char request[64];
     int length = snprintf(request, sizeof(request), "%s\n", line);
     char *answer = NULL;
-    if (send(fd, request, (size_t)length, MSG_NOSIGNAL) == length) answer = read_answer(fd);
-    else fprintf(stderr, "kvfuse: cannot ask the stats socket: %s\n", strerror(errno));
+    if (send(fd, request, (size_t)length, MSG_NOSIGNAL) == length)
+        answer = read_answer(fd);
+    else
+        fprintf(stderr, "kvfuse: cannot ask the stats socket: %s\n", strerror(errno));
     close(fd);
     return answer;
 }
@@ -135,7 +140,9 @@ static int print_answer(const ask_options_t *options, const char *line) {
     return EXIT_SUCCESS;
 }
 
-static json_int_t number(const json_t *stats, const char *name) { return json_integer_value(json_object_get(stats, name)); }
+static json_int_t number(const json_t *stats, const char *name) {
+    return json_integer_value(json_object_get(stats, name));
+}
 
 /* A few lines for people, out of `stats json`. */
 static int print_brief(const ask_options_t *options) {
@@ -163,7 +170,9 @@ static int print_brief(const ask_options_t *options) {
 int kvf_command_stats(int argc, char **argv) {
     static const struct argp_option table[] = {
         {"json", 'j', NULL, 0, "As one line of JSON", 0}, {"brief", 'B', NULL, 0, "A few lines for people", 0}, {0}};
-    const struct argp argp = {.options = table, .parser = parse_ask, .doc = "Prints what a daemon on this host counts.",
+    const struct argp argp = {.options = table,
+                              .parser = parse_ask,
+                              .doc = "Prints what a daemon on this host counts.",
                               .children = ask_children};
     ask_options_t options = {.socket = KVF_CLI_SOCKET_INIT};
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;

@@ -46,8 +46,8 @@ static void print_bar(FILE *to, const char *name, double used, double total, uns
 }
 
 static void print_operations(FILE *to, const json_t *now, const json_t *before, double seconds) {
-    fprintf(to, "%-8s %10s %11s %7s %9s %9s %10s %10s %10s\n", "", "requests/s", "keys/s", "hits", "GB/s in", "GB/s out",
-            "p50 us", "p99 us", "p99.9 us");
+    fprintf(to, "%-8s %10s %11s %7s %9s %9s %10s %10s %10s\n", "", "requests/s", "keys/s", "hits", "GB/s in",
+            "GB/s out", "p50 us", "p99 us", "p99.9 us");
     const char *name;
     json_t *operation;
     json_object_foreach(json_object_get(now, "operations"), name, operation) {
@@ -56,9 +56,9 @@ static void print_operations(FILE *to, const json_t *now, const json_t *before, 
         char share[16] = "";
         if (keys > 0) snprintf(share, sizeof(share), "%.1f %%", 100 * hits / keys);
         fprintf(to, "%-8s %10.0f %11.0f %7s %9.2f %9.2f %10.1f %10.1f %10.1f\n", name,
-                rate(now, before, name, "requests", seconds), keys, share, rate(now, before, name, "bytes_in", seconds) / 1e9,
-                rate(now, before, name, "bytes_out", seconds) / 1e9, number(latency, "p50") / 1e3, number(latency, "p99") / 1e3,
-                number(latency, "p999") / 1e3);
+                rate(now, before, name, "requests", seconds), keys, share,
+                rate(now, before, name, "bytes_in", seconds) / 1e9, rate(now, before, name, "bytes_out", seconds) / 1e9,
+                number(latency, "p50") / 1e3, number(latency, "p99") / 1e3, number(latency, "p999") / 1e3);
     }
 }
 
@@ -198,10 +198,11 @@ int kvf_command_top(int argc, char **argv) {
                                                {"count", 'c', "N", 0, "Stop after N views (q or Ctrl-C stops too)", 0},
                                                {0}};
     static const struct argp_child children[] = {{.argp = &kvf_cli_socket_argp}, {0}};
-    const struct argp argp = {.options = table,
-                              .parser = parse,
-                              .doc = "Watches a daemon on this host. Rates are of the last interval, latencies since its start.",
-                              .children = children};
+    const struct argp argp = {
+        .options = table,
+        .parser = parse,
+        .doc = "Watches a daemon on this host. Rates are of the last interval, latencies since its start.",
+        .children = children};
     top_options_t options = {.socket = KVF_CLI_SOCKET_INIT, .interval_ms = 1000};
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;
     struct sigaction action = {.sa_handler = on_signal};

@@ -27,7 +27,7 @@
 extern "C" {
 #endif
 
-#define KVF_API __attribute__((visibility("default")))
+#define KVF_API       __attribute__((visibility("default")))
 #define KVF_API_CHECK KVF_API __attribute__((warn_unused_result))
 
 /* ---- status ---- */
@@ -37,7 +37,7 @@ extern "C" {
 typedef enum kvf_status {
     KVF_OK = 0,
     KVF_IN_PROGRESS = 1,
-    KVF_EXISTS = 2,  /* put: the key is stored already, or another put of it is landing; its bytes were left as they are */
+    KVF_EXISTS = 2,  /* put: stored already, or another put of the key is landing; its bytes were left as they are */
     KVF_PARTIAL = 3, /* of a request: some keys failed, see the status of each */
     KVF_ERR_INVALID = -1,
     KVF_ERR_NOT_FOUND = -2,
@@ -85,17 +85,17 @@ typedef enum kvf_rope_style { KVF_ROPE_NONE = 0, KVF_ROPE_NEOX = 1, KVF_ROPE_GPT
 
 /* Two clients that disagree on any field cannot open the same space. */
 typedef struct kvf_layout {
-    uint32_t layers;        /* 1…1024 */
-    uint32_t planes;        /* planes a layer: 2 (K and V), or 1 (a latent plane without RoPE, as MLA has) */
-    uint32_t kv_heads;      /* 1…128 */
-    uint32_t head_dim;      /* 1…1024 */
-    uint32_t block_tokens;  /* 1…1024 */
+    uint32_t layers;       /* 1…1024 */
+    uint32_t planes;       /* planes a layer: 2 (K and V), or 1 (a latent plane without RoPE, as MLA has) */
+    uint32_t kv_heads;     /* 1…128 */
+    uint32_t head_dim;     /* 1…1024 */
+    uint32_t block_tokens; /* 1…1024 */
     kvf_dtype_t dtype;
     kvf_rope_style_t rope_style;
-    uint32_t rope_dim;      /* leading dims that are rotated, even, ≤ head_dim; 0 with KVF_ROPE_NONE */
-    uint32_t rope_tables;   /* tables in rope_frequencies: 1 for all layers, or `layers`; 0 with KVF_ROPE_NONE */
+    uint32_t rope_dim;             /* leading dims that are rotated, even, ≤ head_dim; 0 with KVF_ROPE_NONE */
+    uint32_t rope_tables;          /* tables in rope_frequencies: 1 for all layers, or `layers`; 0 with KVF_ROPE_NONE */
     const float *rope_frequencies; /* [rope_tables, rope_dim / 2] radians a token; borrowed during the call */
-    const char *model;      /* fingerprint: model, revision, quantisation, TP rank, … ≤ 255 bytes; borrowed */
+    const char *model; /* fingerprint: model, revision, quantisation, TP rank, … ≤ 255 bytes; borrowed */
 } kvf_layout_t;
 
 /* What may happen to the bytes. */
@@ -115,17 +115,17 @@ KVF_API uint64_t kvf_layout_layer_bytes(const kvf_layout_t *layout);
 /* ---- client ---- */
 
 typedef enum kvf_transport {
-    KVF_TRANSPORT_AUTO = 0,   /* shared memory if the daemon is on this host and lets us, else the network */
+    KVF_TRANSPORT_AUTO = 0,    /* shared memory if the daemon is on this host and lets us, else the network */
     KVF_TRANSPORT_NETWORK = 1, /* UCX alone, also on one host */
-    KVF_TRANSPORT_SHARED = 2, /* shared memory, or fail to connect */
+    KVF_TRANSPORT_SHARED = 2,  /* shared memory, or fail to connect */
 } kvf_transport_t;
 
 typedef enum kvf_progress { KVF_PROGRESS_THREAD = 0, KVF_PROGRESS_CALLER = 1 } kvf_progress_t;
 
 /* A field that is 0 or NULL means its default. */
 typedef struct kvf_client_options {
-    const char *address;         /* host:port or [v6]:port, resolved once, by kvf_connect. Default 127.0.0.1:7311 */
-    const char *name;            /* shown to admins, ≤ 63 bytes; borrowed. Default: the program's name */
+    const char *address; /* host:port or [v6]:port, resolved once, by kvf_connect. Default 127.0.0.1:7311 */
+    const char *name;    /* shown to admins, ≤ 63 bytes; borrowed. Default: the program's name */
     kvf_transport_t transport;
     kvf_progress_t progress;
     bool busy_poll;              /* the library's thread spins instead of sleeping: lower latency, a whole core */
@@ -200,9 +200,11 @@ typedef struct kvf_piece {
 
 typedef struct kvf_block {
     kvf_key_t key;
-    const kvf_piece_t *pieces; /* in the order of the block's bytes; their sum is that of the block, or of the layers asked for */
+    const kvf_piece_t
+        *pieces; /* in the order of the block's bytes; their sum is that of the block, or of the layers asked for */
     size_t num_pieces;
-    uint64_t position; /* of the block's first token in its prompt, in tokens (put only): helps eviction; 0 if unknown */
+    uint64_t
+        position; /* of the block's first token in its prompt, in tokens (put only): helps eviction; 0 if unknown */
 } kvf_block_t;
 
 typedef struct kvf_request_options {
@@ -220,12 +222,14 @@ typedef uint64_t kvf_request_t;
 /* Stores blocks. Status of each: KVF_OK (its bytes have landed and are readable), KVF_EXISTS, or why not. The bytes must
  * not change until the completion. */
 KVF_API_CHECK kvf_status_t kvf_put(kvf_space_t *space, const kvf_block_t *blocks, size_t count,
-                                   const kvf_request_options_t *options, kvf_status_t *statuses, kvf_request_t *request);
+                                   const kvf_request_options_t *options, kvf_status_t *statuses,
+                                   kvf_request_t *request);
 
 /* Reads blocks into their pieces. Status of each: KVF_OK, KVF_ERR_NOT_FOUND (a miss), or why not. Where it is not KVF_OK the
  * block's memory is undefined. */
 KVF_API_CHECK kvf_status_t kvf_get(kvf_space_t *space, const kvf_block_t *blocks, size_t count,
-                                   const kvf_request_options_t *options, kvf_status_t *statuses, kvf_request_t *request);
+                                   const kvf_request_options_t *options, kvf_status_t *statuses,
+                                   kvf_request_t *request);
 
 /* Counts how many of `keys`, from the first on, are readable (`completion.matched`). Changes nothing, holds nothing:
  * a get right after may still miss. */
@@ -240,8 +244,9 @@ KVF_API_CHECK kvf_status_t kvf_delete(kvf_space_t *space, const kvf_key_t *keys,
 typedef struct kvf_completion {
     kvf_request_t request;
     void *user;
-    kvf_status_t status; /* KVF_OK: each key has KVF_OK or KVF_EXISTS. Else what all failed with, if it was one thing; or KVF_PARTIAL */
-    size_t matched;      /* of kvf_match */
+    kvf_status_t
+        status; /* KVF_OK: each key has KVF_OK or KVF_EXISTS. Else what all failed with, if it was one thing; or KVF_PARTIAL */
+    size_t matched; /* of kvf_match */
 } kvf_completion_t;
 
 /* A file descriptor that is readable while completions wait (poll, epoll, asyncio, uv_poll). Owned by the client. -1 with

@@ -73,17 +73,18 @@ static void free_copy(void *arg, kvf_status_t status) {
     free(arg);
 }
 
-void raw_send(raw_client_t *raw, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body, const void *payload,
-              size_t payload_bytes) {
+void raw_send(raw_client_t *raw, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
+              const void *payload, size_t payload_bytes) {
     void *copy = malloc(payload_bytes + 1);
     if (payload_bytes) memcpy(copy, payload, payload_bytes);
     struct iovec piece = {copy, payload_bytes};
-    if (!raw->conn || kvf_conn_send(raw->conn, type, request, body, &piece, payload_bytes ? 1 : 0, free_copy, copy) != KVF_OK)
+    if (!raw->conn ||
+        kvf_conn_send(raw->conn, type, request, body, &piece, payload_bytes ? 1 : 0, free_copy, copy) != KVF_OK)
         free(copy);
 }
 
-bool raw_ask(raw_client_t *raw, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body, const void *payload,
-             size_t payload_bytes) {
+bool raw_ask(raw_client_t *raw, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
+             const void *payload, size_t payload_bytes) {
     unsigned frames = raw->frames;
     raw_send(raw, type, request, body, payload, payload_bytes);
     return wait_frame(raw, frames);
@@ -104,8 +105,8 @@ bool raw_ask_bytes(raw_client_t *raw, const void *header, size_t header_bytes, c
 }
 
 const void *raw_body(raw_client_t *raw, kvf_frame_type_t type, const ProtobufCMessageDescriptor *descriptor) {
-    cr_assert_eq(raw->head.type, type, "a frame of type '%s' came, '%s' was awaited", kvf_frame_type_name(raw->head.type),
-                 kvf_frame_type_name(type));
+    cr_assert_eq(raw->head.type, type, "a frame of type '%s' came, '%s' was awaited",
+                 kvf_frame_type_name(raw->head.type), kvf_frame_type_name(type));
     const void *body = kvf_body_unpack(descriptor, raw->data, raw->head.body_bytes, raw->arena);
     cr_assert_not_null(body);
     return body;

@@ -24,11 +24,11 @@ void raw_connect(raw_client_t *raw, uint16_t port);
 void raw_close(raw_client_t *raw);
 
 /* Sends a frame and waits for the next one that comes back; false: the connection was closed instead. */
-bool raw_ask(raw_client_t *raw, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body, const void *payload,
-             size_t payload_bytes);
+bool raw_ask(raw_client_t *raw, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
+             const void *payload, size_t payload_bytes);
 /* Sends a frame and waits for nothing. */
-void raw_send(raw_client_t *raw, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body, const void *payload,
-              size_t payload_bytes);
+void raw_send(raw_client_t *raw, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
+              const void *payload, size_t payload_bytes);
 /* Sends an active message with a header and data of one's own, and waits as raw_ask does. */
 bool raw_ask_bytes(raw_client_t *raw, const void *header, size_t header_bytes, const void *data, size_t data_bytes);
 /* Waits until the daemon closes the connection. */

@@ -13,11 +13,23 @@ static uint8_t block[4 * RAW_BLOCK_BYTES];
 static uint64_t checksums[4 * RAW_LAYERS];
 
 static void start(void) {
-    static const char *const args[] = {"--host-bytes", "64MiB", "--max-batch", "64", "--max-message-bytes", "1MiB",
-                                       "--max-sessions", "4", "--max-requests", "8", "--staging-bytes", "4MiB", NULL};
+    static const char *const args[] = {"--host-bytes",
+                                       "64MiB",
+                                       "--max-batch",
+                                       "64",
+                                       "--max-message-bytes",
+                                       "1MiB",
+                                       "--max-sessions",
+                                       "4",
+                                       "--max-requests",
+                                       "8",
+                                       "--staging-bytes",
+                                       "4MiB",
+                                       NULL};
     daemon_start(&daemon_process, args);
     for (size_t i = 0; i < sizeof(block); i++) block[i] = (uint8_t)(i * 31 + i / 255);
-    for (size_t i = 0; i < 4 * RAW_LAYERS; i++) checksums[i] = XXH3_64bits(block + i * RAW_LAYER_BYTES, RAW_LAYER_BYTES);
+    for (size_t i = 0; i < 4 * RAW_LAYERS; i++)
+        checksums[i] = XXH3_64bits(block + i * RAW_LAYER_BYTES, RAW_LAYER_BYTES);
     raw_connect(&witness, daemon_process.port);
     raw_hello(&witness);
     raw_open_space(&witness, "space");
@@ -83,8 +95,10 @@ static void check_witness(void) {
 
 Test(hostile_client, a_message_that_is_no_frame_ends_the_session_and_nothing_else) {
     for (int i = 0; i < 6; i++) {
-        if (i == 0) start();
-        else raw_connect(&raw, daemon_process.port);
+        if (i == 0)
+            start();
+        else
+            raw_connect(&raw, daemon_process.port);
         uint8_t header[64], data[100] = {0};
         kvf_frame_head_t head = {.type = KVF_FRAME_PING, .request = 1, .payload_bytes = sizeof(data)};
         kvf_frame_head_pack(&head, header);
@@ -189,7 +203,7 @@ Test(hostile_client, spaces_that_a_session_did_not_open_are_not_there_for_it) {
     raw_hello(&raw);
     cr_assert_eq(put_one(&witness, "secret"), KVF_OK);
     raw.space = witness.space; /* a guess */
-    ProtobufCBinaryData key = {.len = 6, .data = (uint8_t *)(uintptr_t)"secret"};
+    ProtobufCBinaryData key = {.len = 6, .data = (uint8_t *)(uintptr_t) "secret"};
     Kvf__Get get = KVF__GET__INIT;
     get.space = raw.space;
     get.n_keys = 1;
@@ -293,7 +307,7 @@ Test(hostile_client, shared_pieces_without_lent_memory_are_refused) {
 
 static kvf_status_t get_error(uint32_t first, uint32_t layers, size_t count, bool shared) {
     static ProtobufCBinaryData keys[100];
-    for (size_t i = 0; i < count; i++) keys[i] = (ProtobufCBinaryData){.len = 1, .data = (uint8_t *)(uintptr_t)"k"};
+    for (size_t i = 0; i < count; i++) keys[i] = (ProtobufCBinaryData){.len = 1, .data = (uint8_t *)(uintptr_t) "k"};
     Kvf__Get get = KVF__GET__INIT;
     get.space = raw.space;
     get.n_keys = count;
@@ -345,7 +359,8 @@ Test(hostile_client, layouts_and_names_that_make_no_sense_are_refused) {
         case 8: layout.layers = 1024, layout.head_dim = 1024, layout.kv_heads = 128; break; /* larger than a frame */
         }
         cr_assert(raw_ask(&raw, KVF_FRAME_OPEN_SPACE, 2, &open.base, NULL, 0));
-        const Kvf__OpenSpaceReply *reply = raw_body(&raw, KVF_FRAME_OPEN_SPACE_REPLY, &kvf__open_space_reply__descriptor);
+        const Kvf__OpenSpaceReply *reply =
+            raw_body(&raw, KVF_FRAME_OPEN_SPACE_REPLY, &kvf__open_space_reply__descriptor);
         cr_assert_lt(reply->status, 0, "case %d", i);
         cr_assert_neq(reply->text[0], 0, "case %d", i);
     }

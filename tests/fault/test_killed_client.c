@@ -79,7 +79,9 @@ static _Noreturn void be_busy(const char *address, kvf_transport_t transport, un
 }
 
 static kvf_transport_t transports[] = {KVF_TRANSPORT_NETWORK, KVF_TRANSPORT_SHARED};
-ParameterizedTestParameters(killed_client, leaves_nothing_behind) { return cr_make_param_array(kvf_transport_t, transports, 2); }
+ParameterizedTestParameters(killed_client, leaves_nothing_behind) {
+    return cr_make_param_array(kvf_transport_t, transports, 2);
+}
 
 ParameterizedTest(kvf_transport_t *transport, killed_client, leaves_nothing_behind) {
     static const char *const args[] = {"--host-bytes", "128MiB", NULL};
@@ -122,7 +124,8 @@ static double cpu_of(pid_t pid) {
     cr_assert_not_null(fgets(text, sizeof(text), file));
     fclose(file);
     unsigned long user, kernel;
-    cr_assert_eq(sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel), 2);
+    cr_assert_eq(sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel),
+                 2);
     return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
 }
 

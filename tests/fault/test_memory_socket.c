@@ -36,7 +36,8 @@ static void hello(raw_client_t *client) {
 }
 
 static void start(const char *const *args) {
-    static const char *const usual[] = {"--host-bytes", "32MiB", "--client-memory", "4MiB", "--request-timeout", "1s", NULL};
+    static const char *const usual[] = {"--host-bytes", "32MiB", "--client-memory", "4MiB", "--request-timeout",
+                                        "1s",           NULL};
     daemon_start(&daemon_process, args ? args : usual);
     raw_connect(&raw, daemon_process.port);
     hello(&raw);
@@ -182,7 +183,8 @@ static ProtobufCBinaryData one_key(const char *text) {
     return (ProtobufCBinaryData){.len = strlen(text), .data = (uint8_t *)(uintptr_t)text};
 }
 
-static kvf_status_t put_shared(const char *name, uint32_t region, uint64_t offset, uint32_t bytes, uint64_t deadline_ns) {
+static kvf_status_t put_shared(const char *name, uint32_t region, uint64_t offset, uint32_t bytes,
+                               uint64_t deadline_ns) {
     ProtobufCBinaryData key = one_key(name);
     Kvf__Put put = KVF__PUT__INIT;
     put.space = raw.space;
@@ -211,14 +213,15 @@ Test(memory_socket, pieces_outside_what_was_lent_are_refused) {
     cr_assert_eq(put_shared("a", 3, UINT64_MAX - 100, RAW_BLOCK_BYTES, later), KVF_ERR_INVALID);
     cr_assert_eq(put_shared("a", 3, 0, RAW_BLOCK_BYTES - 1, later), KVF_ERR_INVALID);
     cr_assert_eq(put_shared("a", 3, 0, UINT32_MAX, later), KVF_ERR_INVALID);
-    cr_assert_eq(put_shared("a", 3, 0, RAW_BLOCK_BYTES, uv_hrtime() - 1), KVF_ERR_TIMEOUT, "its bytes may have changed");
+    cr_assert_eq(put_shared("a", 3, 0, RAW_BLOCK_BYTES, uv_hrtime() - 1), KVF_ERR_TIMEOUT,
+                 "its bytes may have changed");
     cr_assert_eq(put_shared("a", 3, REGION_BYTES - RAW_BLOCK_BYTES, RAW_BLOCK_BYTES, later), KVF_OK);
     close(fd);
     stop();
 }
 
-static kvf_status_t get_shared(const char *name, uint64_t request, uint64_t deadline_ns, uint32_t *segment, uint64_t *offset,
-                               uint64_t *held_until) {
+static kvf_status_t get_shared(const char *name, uint64_t request, uint64_t deadline_ns, uint32_t *segment,
+                               uint64_t *offset, uint64_t *held_until) {
     ProtobufCBinaryData key = one_key(name);
     Kvf__Get get = KVF__GET__INIT;
     get.space = raw.space;
@@ -260,7 +263,8 @@ Test(memory_socket, what_a_lease_holds_is_neither_evicted_nor_overwritten_until_
     uint64_t offset, held_until, deadline = in_ms(20000);
     cr_assert_eq(get_shared("held", 100, deadline, &segment, &offset, &held_until), KVF_OK);
     cr_assert_eq(held_until, deadline);
-    cr_assert_eq(get_shared("held", 100, deadline, &segment, &offset, &held_until), KVF_ERR_INVALID, "the number is in use");
+    cr_assert_eq(get_shared("held", 100, deadline, &segment, &offset, &held_until), KVF_ERR_INVALID,
+                 "the number is in use");
 
     kvf_memory_message_t answer;
     cr_assert_eq(ask(fd, message(KVF_MEMORY_BORROW, segment), -1, &answer, &passed), KVF_OK);
@@ -276,7 +280,8 @@ Test(memory_socket, what_a_lease_holds_is_neither_evicted_nor_overwritten_until_
     memset(bytes, 0x22, RAW_BLOCK_BYTES);
     churn();
     cr_assert_eq(head->generation, generation);
-    for (size_t i = 0; i < RAW_BLOCK_BYTES; i++) cr_assert_eq(data[i], 0x11, "byte %zu was overwritten under a lease", i);
+    for (size_t i = 0; i < RAW_BLOCK_BYTES; i++)
+        cr_assert_eq(data[i], 0x11, "byte %zu was overwritten under a lease", i);
 
     Kvf__Release release = KVF__RELEASE__INIT;
     ProtobufCBinaryData key = one_key("held");
@@ -330,7 +335,8 @@ Test(memory_socket, a_lease_that_is_never_released_ends_by_itself) {
     cr_assert_leq(held_until, now + 1500 * UINT64_C(1000000), "the daemon says how long it holds at most");
     struct timespec second = {.tv_sec = 1, .tv_nsec = 400000000};
     nanosleep(&second, NULL);
-    cr_assert_eq(get_shared("held", 100, UINT64_MAX, &segment, &offset, &held_until), KVF_OK, "the number is free again");
+    cr_assert_eq(get_shared("held", 100, UINT64_MAX, &segment, &offset, &held_until), KVF_OK,
+                 "the number is free again");
     close(fd);
     stop();
 }

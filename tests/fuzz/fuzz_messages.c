@@ -9,10 +9,13 @@
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
 
 static const ProtobufCMessageDescriptor *const types[] = {
-    &kvf__hello__descriptor,       &kvf__welcome__descriptor,   &kvf__open_space__descriptor, &kvf__open_space_reply__descriptor,
-    &kvf__put__descriptor,         &kvf__get__descriptor,       &kvf__get_reply__descriptor,  &kvf__release__descriptor,
-    &kvf__match__descriptor,       &kvf__match_reply__descriptor, &kvf__delete__descriptor,   &kvf__keys_reply__descriptor,
-    &kvf__ping__descriptor,        &kvf__error__descriptor,
+    &kvf__hello__descriptor,      &kvf__welcome__descriptor,
+    &kvf__open_space__descriptor, &kvf__open_space_reply__descriptor,
+    &kvf__put__descriptor,        &kvf__get__descriptor,
+    &kvf__get_reply__descriptor,  &kvf__release__descriptor,
+    &kvf__match__descriptor,      &kvf__match_reply__descriptor,
+    &kvf__delete__descriptor,     &kvf__keys_reply__descriptor,
+    &kvf__ping__descriptor,       &kvf__error__descriptor,
 };
 
 static void touch_keys(const ProtobufCBinaryData *keys, size_t count) {

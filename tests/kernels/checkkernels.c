@@ -23,9 +23,11 @@ static uint64_t draw(void) {
 }
 
 static unsigned failures;
-static void fail(const kvf_kernels_t *table, const char *kernel, size_t bytes, size_t to_offset, size_t from_offset, const char *what) {
+static void fail(const kvf_kernels_t *table, const char *kernel, size_t bytes, size_t to_offset, size_t from_offset,
+                 const char *what) {
     if (failures++ < 20)
-        printf("FAIL %s %s: %zu bytes, to + %zu, from + %zu: %s\n", table->name, kernel, bytes, to_offset, from_offset, what);
+        printf("FAIL %s %s: %zu bytes, to + %zu, from + %zu: %s\n", table->name, kernel, bytes, to_offset, from_offset,
+               what);
 }
 
 /* ---- compare ---- */
@@ -35,7 +37,8 @@ typedef struct buffers {
 } buffers_t;
 
 /* Around what was written nothing may have changed, and inside all of it must have. */
-static void check_copy(const kvf_kernels_t *table, const char *kernel, const buffers_t *b, size_t bytes, size_t to, size_t from) {
+static void check_copy(const kvf_kernels_t *table, const char *kernel, const buffers_t *b, size_t bytes, size_t to,
+                       size_t from) {
     for (size_t i = 0; i < GUARD; i++)
         if (b->to[GUARD + to - 1 - i] != 0xa5 || b->to[GUARD + to + bytes + i] != 0xa5) {
             fail(table, kernel, bytes, to, from, "wrote outside");
@@ -78,14 +81,15 @@ static void check_pieces(const buffers_t *b, size_t bytes, unsigned cut) {
             fail(kvf_kernels(), "pieces", done, 0, 0, "differ from the beginning");
     }
     uint64_t want = XXH3_64bits(b->from, bytes);
-    if (kvf_hash64_digest(&state) != want || kvf_hash64_digest(&copying) != want || memcmp(b->to, b->from, bytes) != 0 ||
-        b->to[bytes] != 0xa5)
+    if (kvf_hash64_digest(&state) != want || kvf_hash64_digest(&copying) != want ||
+        memcmp(b->to, b->from, bytes) != 0 || b->to[bytes] != 0xa5)
         fail(kvf_kernels(), "pieces", bytes, 0, 0, "differ from the whole");
 }
 
 static void check_level(const kvf_kernels_t *table, const buffers_t *b) {
     for (size_t bytes = 0; bytes <= 1500; bytes++) check_one(table, b, bytes, bytes % 64, bytes / 7 % 64);
-    static const size_t edges[] = {2047, 2048, 2049, 4095, 4096, 4097, 4160, 5120, 8191, 8192, 8193, 65535, 65536, 65537, LENGTH_MAX};
+    static const size_t edges[] = {2047, 2048, 2049, 4095,  4096,  4097,  4160,      5120,
+                                   8191, 8192, 8193, 65535, 65536, 65537, LENGTH_MAX};
     for (size_t i = 0; i < sizeof(edges) / sizeof(edges[0]); i++)
         for (size_t offset = 0; offset < 64; offset++) check_one(table, b, edges[i], offset, offset * 5 % 64);
     for (int i = 0; i < ROUNDS; i++) check_one(table, b, draw() % 6000, draw() % 64, draw() % 64);
@@ -124,7 +128,14 @@ static int compare(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-typedef enum bench_kind { BENCH_MEMCPY, BENCH_COPY, BENCH_HASH, BENCH_COPY_HASH, BENCH_PIECES, BENCH_KINDS } bench_kind_t;
+typedef enum bench_kind {
+    BENCH_MEMCPY,
+    BENCH_COPY,
+    BENCH_HASH,
+    BENCH_COPY_HASH,
+    BENCH_PIECES,
+    BENCH_KINDS
+} bench_kind_t;
 
 static volatile uint64_t sink;
 static kvf_hash64_state_t pieces;
@@ -139,7 +150,8 @@ static void run_one(const kvf_kernels_t *table, bench_kind_t kind, uint8_t *to, 
 }
 
 /* Median GB/s over BENCH_ROUNDS passes through `set` bytes by pieces of `bytes`. */
-static double measure(const kvf_kernels_t *table, bench_kind_t kind, uint8_t *to, const uint8_t *from, size_t set, size_t bytes) {
+static double measure(const kvf_kernels_t *table, bench_kind_t kind, uint8_t *to, const uint8_t *from, size_t set,
+                      size_t bytes) {
     double rates[BENCH_ROUNDS];
     size_t passes = set < (64 << 20) ? (64 << 20) / set : 1;
     for (int r = 0; r < BENCH_ROUNDS; r++) {
@@ -159,7 +171,8 @@ static void bench(void) {
     if (!from || !to) return;
     memset(from, 1, COLD);
     memset(to, 2, COLD);
-    printf("GB/s, median of %d           memcpy      copy    hash64  copy_hash64  pieces (of the level that runs)\n", BENCH_ROUNDS);
+    printf("GB/s, median of %d           memcpy      copy    hash64  copy_hash64  pieces (of the level that runs)\n",
+           BENCH_ROUNDS);
     kvf_hash64_init(&pieces);
     for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
         for (int is_hot = 0; is_hot < 2; is_hot++)
@@ -192,7 +205,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < ROUNDS; i++) check_pieces(&b, draw() % LENGTH_MAX, (unsigned)i % 3);
     free(b.from);
     free(b.to);
-    printf("%s: %u levels, the highest is %s, %u differences\n", failures ? "FAIL" : "ok", levels, kvf_kernels()->name, failures);
+    printf("%s: %u levels, the highest is %s, %u differences\n", failures ? "FAIL" : "ok", levels, kvf_kernels()->name,
+           failures);
     if (argc > 1 && !strcmp(argv[1], "--bench")) bench();
     return failures ? 1 : 0;
 }

@@ -137,8 +137,8 @@ Test(options, sizes_are_exact) {
 }
 
 Test(options, what_is_no_size_is_rejected) {
-    static const char *const texts[] = {"8QB", "8 GiB", "1.5GiB", "-1",  "+1",      "0x10", "8gib",  "8GB",
-                                        "GiB", "8GiBx", "8GiB8",  "1e9", "1025TiB",    "1023K", "8Gi"};
+    static const char *const texts[] = {"8QB", "8 GiB", "1.5GiB", "-1",  "+1",      "0x10",  "8gib", "8GB",
+                                        "GiB", "8GiBx", "8GiB8",  "1e9", "1025TiB", "1023K", "8Gi"};
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         char config[128];
         snprintf(config, sizeof(config), "host-bytes = %s\n", texts[i]);

@@ -28,9 +28,9 @@ Test(frame, a_head_comes_back_as_it_was_packed) {
 }
 
 Test(frame, a_head_is_laid_out_as_drawn) {
-    static const uint8_t drawn[KVF_FRAME_HEAD_BYTES] = {0x4b, 0x56, 0x46, 0x31, 8, 0, 0, 0, 0xef, 0xcd, 0xab,
-                                                        0x89, 0x67, 0x45, 0x23, 0x01, 0x2c, 0x01, 0, 0, 0, 0,
-                                                        0,    0,    0x70, 0x11, 0x01, 0};
+    static const uint8_t drawn[KVF_FRAME_HEAD_BYTES] = {0x4b, 0x56, 0x46, 0x31, 8,    0,    0,    0,    0xef, 0xcd,
+                                                        0xab, 0x89, 0x67, 0x45, 0x23, 0x01, 0x2c, 0x01, 0,    0,
+                                                        0,    0,    0,    0,    0x70, 0x11, 0x01, 0};
     uint8_t bytes[KVF_FRAME_HEAD_BYTES];
     kvf_frame_head_pack(&sample, bytes);
     cr_assert_eq(memcmp(bytes, drawn, sizeof(drawn)), 0);

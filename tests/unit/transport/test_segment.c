@@ -44,8 +44,10 @@ static kvf_status_t try_map(int fd, uint64_t max) {
     kvf_segment_t view = KVF_SEGMENT_NONE;
     const char *why = NULL;
     kvf_status_t status = kvf_segment_map(fd, max, &view, &why);
-    if (status) cr_assert_not_null(why);
-    else kvf_segment_destroy(&view);
+    if (status)
+        cr_assert_not_null(why);
+    else
+        kvf_segment_destroy(&view);
     if (status) close(fd);
     return status;
 }
@@ -126,7 +128,8 @@ Test(fdpass, packets_of_another_size_or_with_more_descriptors_leak_nothing) {
     struct msghdr packet = {
         .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
     struct cmsghdr *rights = CMSG_FIRSTHDR(&packet);
-    *rights = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(4 * sizeof(int))};
+    *rights =
+        (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(4 * sizeof(int))};
     int four[4] = {0, 1, 2, 0};
     memcpy(CMSG_DATA(rights), four, sizeof(four));
     cr_assert_eq(sendmsg(ends[0], &packet, 0), 8);

@@ -70,7 +70,8 @@ static kvf_worker_t *make_worker(bool busy_poll) {
 static void connect_to(uint16_t port) {
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    cr_assert_eq(kvf_conn_connect(client.worker, (struct sockaddr *)&address, sizeof(address), &client, &client.conn), KVF_OK);
+    cr_assert_eq(kvf_conn_connect(client.worker, (struct sockaddr *)&address, sizeof(address), &client, &client.conn),
+                 KVF_OK);
 }
 
 static void start(bool busy_poll) {
@@ -82,8 +83,9 @@ static void start(bool busy_poll) {
     server.worker = make_worker(busy_poll);
     client.worker = make_worker(busy_poll);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    cr_assert_eq(kvf_listener_create(server.worker, (struct sockaddr *)&address, sizeof(address), on_knock, NULL, &listener),
-                 KVF_OK);
+    cr_assert_eq(
+        kvf_listener_create(server.worker, (struct sockaddr *)&address, sizeof(address), on_knock, NULL, &listener),
+        KVF_OK);
     connect_to(kvf_listener_port(listener));
 }
 
@@ -167,7 +169,8 @@ Test(worker, connecting_to_nobody_is_told_by_on_closed) {
     side_t lost = {.worker = client.worker};
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    cr_assert_eq(kvf_conn_connect(client.worker, (struct sockaddr *)&address, sizeof(address), &lost, &lost.conn), KVF_OK);
+    cr_assert_eq(kvf_conn_connect(client.worker, (struct sockaddr *)&address, sizeof(address), &lost, &lost.conn),
+                 KVF_OK);
     RUN_UNTIL(lost.closed);
     cr_assert(lost.why == KVF_ERR_UNREACHABLE || lost.why == KVF_ERR_DISCONNECTED, "%s", kvf_status_name(lost.why));
     cr_assert_eq(lost.closed, 1);
@@ -190,8 +193,9 @@ Test(worker, a_second_listener_on_the_port_is_refused) {
                                   .sin_port = htons(kvf_listener_port(listener)),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     kvf_listener_t *second = NULL;
-    cr_assert_eq(kvf_listener_create(server.worker, (struct sockaddr *)&address, sizeof(address), on_knock, NULL, &second),
-                 KVF_ERR_ADDRESS_IN_USE);
+    cr_assert_eq(
+        kvf_listener_create(server.worker, (struct sockaddr *)&address, sizeof(address), on_knock, NULL, &second),
+        KVF_ERR_ADDRESS_IN_USE);
     stop();
 }
 
@@ -243,8 +247,10 @@ Test(address, what_is_no_address_is_told_apart) {
     cr_assert_eq(kvf_address_resolve("127.0.0.1:7311", &address, &bytes, why, sizeof(why)), KVF_OK);
     cr_assert_eq(ntohs(((struct sockaddr_in *)&address)->sin_port), 7311);
     cr_assert_eq(kvf_address_resolve("[::1]:80", &address, &bytes, why, sizeof(why)), KVF_OK);
-    static const char *const wrong[] = {"", ":", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", "::1:80", "[::1]",
-                                        "[::1:80", ":80", "127.0.0.1:80x", "127.0.0.1:-1"};
+    static const char *const wrong[] = {
+        "",       ":",     "127.0.0.1", "127.0.0.1:", "127.0.0.1:x",   "127.0.0.1:70000",
+        "::1:80", "[::1]", "[::1:80",   ":80",        "127.0.0.1:80x", "127.0.0.1:-1"};
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
-        cr_assert_eq(kvf_address_resolve(wrong[i], &address, &bytes, why, sizeof(why)), KVF_ERR_ADDRESS, "%s", wrong[i]);
+        cr_assert_eq(kvf_address_resolve(wrong[i], &address, &bytes, why, sizeof(why)), KVF_ERR_ADDRESS, "%s",
+                     wrong[i]);
 }
