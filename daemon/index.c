@@ -168,7 +168,9 @@ static kvf_record_t *make_record(kvf_index_t *index, const kvf_key_t *key, uint6
     }
     kvf_record_t *record = kvf__record_at(index, *id);
     record->segment = record->slot = 0;
-    record->hash = hash;
+    /* A reader that is about to find its record recycled may still take this slot for the tail of a long key, whose words
+     * begin where the hash lies: it reads them atomically, so they must be written so. */
+    __atomic_store_n(&record->hash, hash, __ATOMIC_RELEASE);
     kvf__record_set_key(index, record, key, tail);
     atomic_store_explicit(&record->stamp, kvf__stamp(++index->generation, key->num_bytes, KVF__PENDING),
                           memory_order_release);
