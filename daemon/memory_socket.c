@@ -72,6 +72,7 @@ static kvf_status_t lend(kvf_session_t *session, const kvf_memory_message_t *off
     if (status != KVF_OK) return status;
     region->id = offer->id;
     region->is_used = true;
+    kvf_metrics_add(session->service->metrics, KVF_METRIC_MEMORY_BYTES, region->segment.bytes);
     region->is_returning = false;
     region->readers = 0;
     return KVF_OK;
@@ -88,6 +89,7 @@ static void serve_lend(kvf_session_t *session, const kvf_memory_message_t *offer
 }
 
 static void give_back(kvf_session_t *session, kvf_region_t *region) {
+    kvf_metrics_sub(session->service->metrics, KVF_METRIC_MEMORY_BYTES, region->segment.bytes);
     kvf_segment_destroy(&region->segment);
     region->is_used = false;
     if (region->is_returning && session->link) send_message(session, KVF_MEMORY_RETURNED, region->id, 0, KVF_OK, -1);
@@ -116,6 +118,7 @@ void kvf__memory_detach(kvf_session_t *session) {
     kvf_memory_link_t *link = session->link;
     session->link = NULL;
     if (link) {
+        kvf_metrics_sub(session->service->metrics, KVF_METRIC_MEMORY_CLIENTS, 1);
         uv_poll_stop(&link->poll);
         close(link->fd);
         uv_close((uv_handle_t *)&link->poll, on_link_closed);
@@ -169,6 +172,7 @@ void kvf__memory_attach(kvf_session_t *session, int fd) {
     link->session = session;
     session->link = link;
     atomic_store(&session->card.is_shared, true);
+    kvf_metrics_add(session->service->metrics, KVF_METRIC_MEMORY_CLIENTS, 1);
     uv_poll_start(&link->poll, UV_READABLE | UV_DISCONNECT, on_readable);
     send_message(session, KVF_MEMORY_ATTACHED, 0, 0, KVF_OK, -1);
 }

@@ -28,7 +28,7 @@
     X(REQUESTS_IN_FLIGHT, GAUGE, "requests", "Requests begun and not answered yet")                                    \
     X(REQUESTS_TIMED_OUT, COUNTER, "requests", "Requests ended by request-timeout")                                    \
     X(STAGING_BYTES, GAUGE, "bytes", "Bytes of puts that have begun and not ended")                                    \
-    X(STAGING_REFUSED, COUNTER, "requests", "Puts refused because staging-bytes was used up")                          \
+    X(STAGING_REFUSED, COUNTER, "blocks", "Blocks refused because staging-bytes or memory was used up for now")        \
     X(SPACES, GAUGE, "spaces", "Spaces that exist")                                                                    \
     X(BLOCKS, GAUGE, "blocks", "Blocks stored now")                                                                    \
     X(BLOCK_BYTES, GAUGE, "bytes", "Host memory that those blocks hold")                                               \
@@ -38,7 +38,7 @@
     X(BLOCKS_EVICTED, COUNTER, "blocks", "Blocks that made room for others")                                           \
     X(BYTES_EVICTED, COUNTER, "bytes", "Host memory that those held")                                                  \
     X(BLOCKS_NO_SPACE, COUNTER, "blocks", "Blocks refused: no room and nothing to evict")                              \
-    X(BLOCKS_CORRUPT, COUNTER, "blocks", "Blocks whose checksum or generation was wrong when read")                    \
+    X(BLOCKS_CORRUPT, COUNTER, "blocks", "Blocks refused: their bytes did not have the checksum that came with them")  \
     X(MEMORY_CLIENTS, GAUGE, "clients", "Clients on this host that lend shared memory")                                \
     X(MEMORY_BYTES, GAUGE, "bytes", "Shared memory that they lend")
 

@@ -6,6 +6,13 @@
 
 #include <stdlib.h>
 
+static void count_refused(kvf_service_t *service, kvf_status_t status) {
+    kvf__count_error(service, status);
+    if (status == KVF_ERR_NO_SPACE) kvf_metrics_add(service->metrics, KVF_METRIC_BLOCKS_NO_SPACE, 1);
+    if (status == KVF_ERR_CORRUPT) kvf_metrics_add(service->metrics, KVF_METRIC_BLOCKS_CORRUPT, 1);
+    if (status == KVF_ERR_BUSY) kvf_metrics_add(service->metrics, KVF_METRIC_STAGING_REFUSED, 1);
+}
+
 kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, size_t count,
                                       int32_t *statuses) {
     Kvf__KeysReply reply = KVF__KEYS_REPLY__INIT;
@@ -14,7 +21,7 @@ kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t t
     for (size_t i = 0; i < count; i++) {
         if (statuses[i] >= 0) continue;
         reply.status = KVF_PARTIAL;
-        kvf__count_error(session->service, (kvf_status_t)statuses[i]);
+        count_refused(session->service, (kvf_status_t)statuses[i]);
     }
     kvf__session_answer(session, type, request, &reply.base);
     return (kvf_status_t)reply.status;

@@ -48,6 +48,7 @@ static void add_store(json_t *stats, kvf_store_t *store) {
     set_number(stats, "blocks", s.all.blocks);
     set_number(stats, "block_bytes", s.all.block_bytes);
     set_number(stats, "blocks_evicted", s.all.evicted_blocks);
+    set_number(stats, "bytes_evicted", s.all.evicted_bytes);
     set_number(stats, "index_bytes", s.all.index_bytes);
     set_number(stats, "staging_bytes", s.staging_bytes);
     set_number(stats, "staging_bytes_max", s.staging_max);

@@ -316,4 +316,5 @@ void kvf_space_get_stats(kvf_space_t *space, kvf_space_stats_t *stats) {
                                  .segment_bytes = segments * host.segment_bytes,
                                  .index_bytes = kvf_index_bytes(space->index) + evict.memory_bytes,
                                  .evicted_blocks = atomic_load_explicit(&space->evicted, memory_order_relaxed)};
+    stats->evicted_bytes = stats->evicted_blocks * space->slot_bytes;
 }

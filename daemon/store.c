@@ -202,5 +202,6 @@ void kvf_store_get_stats(kvf_store_t *store, kvf_store_stats_t *stats) {
         stats->all.segment_bytes += one.segment_bytes;
         stats->all.index_bytes += one.index_bytes;
         stats->all.evicted_blocks += one.evicted_blocks;
+        stats->all.evicted_bytes += one.evicted_bytes;
     }
 }

@@ -107,6 +107,7 @@ typedef struct kvf_space_stats {
     uint64_t segments, segment_bytes;
     uint64_t index_bytes;    /* of index and eviction policy */
     uint64_t evicted_blocks; /* since the start */
+    uint64_t evicted_bytes;
 } kvf_space_stats_t;
 void kvf_space_get_stats(kvf_space_t *space, kvf_space_stats_t *stats);
 

@@ -109,8 +109,11 @@ ParameterizedTest(kvf_transport_t *transport, killed_client, leaves_nothing_behi
     wait_for(&daemon, "sessions", 1);
     wait_for(&daemon, "requests_in_flight", 0);
     wait_for(&daemon, "staging_bytes", 0);
+    wait_for(&daemon, "memory_clients", *transport == KVF_TRANSPORT_SHARED);
     rig_close(&rig);
     wait_for(&daemon, "sessions", 0);
+    wait_for(&daemon, "memory_clients", 0);
+    wait_for(&daemon, "memory_bytes", 0);
     cr_assert_eq(daemon_signal(&daemon, SIGTERM), 0);
     daemon_remove(&daemon);
 }
