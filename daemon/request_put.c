@@ -3,12 +3,16 @@
 #include "daemon/session.h"
 
 #include "kernels/kernels.h"
+#include "transport/log.h"
 
 #include <stdlib.h>
 
 static void count_refused(kvf_service_t *service, kvf_status_t status) {
     kvf__count_error(service, status);
-    if (status == KVF_ERR_NO_SPACE) kvf_metrics_add(service->metrics, KVF_METRIC_BLOCKS_NO_SPACE, 1);
+    if (status == KVF_ERR_NO_SPACE) {
+        kvf_metrics_add(service->metrics, KVF_METRIC_BLOCKS_NO_SPACE, 1);
+        kvf_log_limited(KVF_LOG_WARN, "a block is refused: no room in host-bytes, and all that is there is in use");
+    }
     if (status == KVF_ERR_CORRUPT) kvf_metrics_add(service->metrics, KVF_METRIC_BLOCKS_CORRUPT, 1);
     if (status == KVF_ERR_BUSY) kvf_metrics_add(service->metrics, KVF_METRIC_STAGING_REFUSED, 1);
 }

@@ -24,6 +24,7 @@ struct kvf_server {
     unsigned num_services, next_service; /* next_service: of service 0's thread */
     kvf_door_t *door;
     kvf_admin_t *admin;
+    bool has_said_why; /* what failed in on_listening was logged there */
     uint64_t started_ns;
     char address[KVF_OPTION_STRING_BYTES + 8]; /* with the port that it really has */
 };
@@ -153,7 +154,8 @@ static void read_boot_id(char *host, size_t bytes) {
     fclose(file);
 }
 
-static kvf_status_t open_socket_failed(kvf_status_t status, const char *what, const char *path) {
+static kvf_status_t open_socket_failed(kvf_server_t *server, kvf_status_t status, const char *what, const char *path) {
+    server->has_said_why = true;
     kvf_log_error("cannot open the %s socket '%s': %s", what, path,
                   status == KVF_ERR_ADDRESS_IN_USE ? "another daemon answers on it" : kvf_status_text(status));
     return status;
@@ -169,28 +171,35 @@ static kvf_status_t on_listening(void *arg, uint16_t port) {
     kvf_status_t status = kvf_options_make_runtime_dir(options);
     if (status != KVF_OK) {
         if (kvf_options_runtime_dir(options, path, sizeof(path)) == KVF_OK)
-            kvf_log_error("cannot make the runtime folder '%s': %s", path, kvf_status_text(status));
+            kvf_log_error("cannot use '%s' as the folder of the sockets: %s", path,
+                          status == KVF_ERR_ADDRESS ? "it is no folder, or others may write to it" : strerror(errno));
+        server->has_said_why = true;
         return status;
     }
     status = kvf_options_socket_path(options, KVF_OPTIONS_MEMORY_SOCKET, port, path, sizeof(path));
     if (status == KVF_OK && path[0]) {
         status = kvf_door_create(path, options->socket_mode, server->shared.directory, server->services, &server->door);
-        if (status != KVF_OK) return open_socket_failed(status, "memory", path);
+        if (status != KVF_OK) return open_socket_failed(server, status, "memory", path);
         memcpy(server->shared.memory_socket, path, sizeof(path));
     }
     if (status == KVF_OK) status = kvf_options_socket_path(options, KVF_OPTIONS_STATS_SOCKET, port, path, sizeof(path));
     if (status == KVF_OK && path[0]) {
         status = kvf_admin_start(path, options->socket_mode, commands, sizeof(commands) / sizeof(commands[0]), server,
                                  &server->admin);
-        if (status != KVF_OK) return open_socket_failed(status, "stats", path);
+        if (status != KVF_OK) return open_socket_failed(server, status, "stats", path);
     }
     if (status != KVF_OK) {
         kvf_log_error("a socket's path is too long: set runtime-dir");
+        server->has_said_why = true;
         return status;
     }
     kvf_log_info("stats socket %s, memory socket %s", path[0] ? path : "none",
                  server->shared.memory_socket[0] ? server->shared.memory_socket : "none");
-    kvf_log_info("%" PRIu64 " MiB of host memory, eviction %s", options->host_bytes >> 20,
+    if (options->host_bytes > kvf_tier_host_free_bytes())
+        kvf_log_warn("host-bytes is more than the machine has free (%" PRIu64
+                     " MiB): it may be killed for want of memory",
+                     kvf_tier_host_free_bytes() >> 20);
+    kvf_log_info("%" PRIu64 " MiB of host memory, made ahead in the background, eviction %s", options->host_bytes >> 20,
                  kvf_evict_kind_name((kvf_evict_kind_t)options->eviction));
     kvf_log_info("listening on %s", server->address);
     return KVF_OK;
@@ -224,6 +233,7 @@ static kvf_status_t listen_on(kvf_server_t *server) {
     }
     status = kvf_service_listen(server->services[0], (struct sockaddr *)&address, address_bytes, on_listening, on_knock,
                                 server);
+    if (server->has_said_why) return status;
     if (status == KVF_ERR_ADDRESS_IN_USE)
         kvf_log_error("cannot listen on %s: the address is in use, is another kvfused running?",
                       server->options->address);

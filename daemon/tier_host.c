@@ -194,10 +194,14 @@ static uint64_t read_number(const char *path, const char *format, uint64_t other
     return number;
 }
 
-uint64_t kvf_tier_host_default_bytes(void) {
+uint64_t kvf_tier_host_free_bytes(void) {
     uint64_t free_bytes = read_number("/proc/meminfo", "MemAvailable: %" SCNu64, 1 << 20) << 10;
     uint64_t limit = read_number("/sys/fs/cgroup/memory.max", "%" SCNu64, UINT64_MAX); /* "max": no limit */
-    uint64_t bytes = (free_bytes < limit ? free_bytes : limit) / 2;
+    return free_bytes < limit ? free_bytes : limit;
+}
+
+uint64_t kvf_tier_host_default_bytes(void) {
+    uint64_t bytes = kvf_tier_host_free_bytes() / 2;
     if (bytes > DEFAULT_BYTES_MAX) bytes = DEFAULT_BYTES_MAX;
     if (bytes < DEFAULT_BYTES_MIN) bytes = DEFAULT_BYTES_MIN;
     return bytes & ~(uint64_t)(SEGMENT_BYTES_MIN - 1);

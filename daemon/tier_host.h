@@ -58,6 +58,8 @@ uint64_t kvf_tier_host_segment_bytes(uint64_t bytes);
 /* A budget that suits this machine: half of the memory that is free now (of the container's limit, if that is less), at
  * most 8 GiB, at least 64 MiB. */
 uint64_t kvf_tier_host_default_bytes(void);
+/* Memory that is free now, or that the container may use, if that is less. */
+uint64_t kvf_tier_host_free_bytes(void);
 
 /* Returns at once, with one segment begun; the rest come behind. KVF_ERR_INVALID: the sizes make no sense, `why`
  * [why_bytes] says how; KVF_ERR_NO_MEMORY: not even one segment's first pages can be had. */

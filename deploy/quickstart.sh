@@ -51,8 +51,8 @@ echo
 cat <<END
 
 It works. To go on:
-  $build/daemon/kvfused                       start a daemon on 127.0.0.1:7311 (--help shows what can be set)
-  $kvfuse top                          watch it
-  $kvfuse bench                        measure it against memcpy, bare UCX and Redis
-  client/examples/roundtrip.c                  use it from C; client/include/kvfuse.h is the whole interface
+  start a daemon on 127.0.0.1:7311    $build/daemon/kvfused         (--help shows what can be set)
+  watch it                            $kvfuse top
+  measure it against the machine      $kvfuse bench
+  use it from C                       client/include/kvfuse.h, client/examples/roundtrip.c
 END

@@ -55,10 +55,7 @@ kvf_client_t *kvf_cli_connect(const kvf_cli_connection_t *connection, const char
     kvf_error_t error = {""};
     kvf_status_t status = kvf_connect(&options, &client, &error);
     if (status == KVF_OK) return client;
-    fprintf(stderr, "kvfuse: cannot connect to %s: %s%s%s\n", connection->address, kvf_status_text(status),
-            error.text[0] ? ": " : "", error.text);
-    if (status == KVF_ERR_UNREACHABLE)
-        fprintf(stderr, "kvfuse: is kvfused running there? --address names another daemon\n");
+    fprintf(stderr, "kvfuse: %s: %s\n", kvf_status_text(status), error.text[0] ? error.text : connection->address);
     return NULL;
 }
 

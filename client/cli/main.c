@@ -1,6 +1,7 @@
 /* main.c - kvfuse: finds the command. */
 #include "client/cli/cli.h"
 
+#include <errno.h>
 #include <string.h>
 
 static const kvf_command_t commands[] = {
@@ -32,7 +33,7 @@ int main(int argc, char **argv) {
         print_help(stderr);
         return KVF_EXIT_USAGE;
     }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-?") || !strcmp(argv[1], "help")) {
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "-?") || !strcmp(argv[1], "help")) {
         print_help(stdout);
         return EXIT_SUCCESS;
     }
@@ -45,7 +46,10 @@ int main(int argc, char **argv) {
         static char name[32];
         snprintf(name, sizeof(name), "kvfuse %s", commands[i].name);
         argv[1] = name; /* what argp calls the program */
-        return commands[i].run(argc - 1, argv + 1);
+        int code = commands[i].run(argc - 1, argv + 1);
+        if (fflush(stdout) == 0 && !ferror(stdout)) return code;
+        fprintf(stderr, "kvfuse: cannot write the output: %s\n", strerror(errno));
+        return EXIT_FAILURE;
     }
     fprintf(stderr, "kvfuse: there is no command '%s'; kvfuse --help lists them\n", argv[1]);
     return KVF_EXIT_USAGE;

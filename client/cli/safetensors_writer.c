@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { HEADER_ALIGN = 8, NAME_TRIES = 100 };
@@ -158,6 +159,9 @@ kvf_status_t kvf_safetensors_create(const char *path, const kvf_tensor_t *tensor
     if (count > KVF_SAFETENSORS_COUNT_MAX || num_metadata > KVF_SAFETENSORS_COUNT_MAX)
         return kvf_file_error(KVF_ERR_TOO_LARGE, error, "%.120s: more than %d tensors or entries of metadata", path,
                               KVF_SAFETENSORS_COUNT_MAX);
+    struct stat about; /* the file takes the place of what is there: never of a device, a pipe or a link */
+    if (lstat(path, &about) == 0 && !S_ISREG(about.st_mode))
+        return kvf_file_error(KVF_ERR_INVALID, error, "%.120s is there and is no regular file", path);
     kvf_safetensors_writer_t *writer = calloc(1, sizeof(*writer));
     if (!writer) return kvf_file_errno(ENOMEM, error, "writing", path);
     *writer = (kvf_safetensors_writer_t){

@@ -7,7 +7,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { FIRST_RATE_NS = 250000000 };
 
 typedef struct top_options {
     kvf_cli_socket_t socket;
@@ -46,8 +49,8 @@ static void print_bar(FILE *to, const char *name, double used, double total, uns
 }
 
 static void print_operations(FILE *to, const json_t *now, const json_t *before, double seconds) {
-    fprintf(to, "%-8s %10s %11s %7s %9s %9s %10s %10s %10s\n", "", "requests/s", "keys/s", "hits", "GB/s in",
-            "GB/s out", "p50 us", "p99 us", "p99.9 us");
+    fprintf(to, "%-8s %10s %11s %7s %9s %9s %10s %10s %10s  (latencies: since the start)\n", "", "requests/s", "keys/s",
+            "hits", "GB/s in", "GB/s out", "p50 us", "p99 us", "p99.9 us");
     const char *name;
     json_t *operation;
     json_object_foreach(json_object_get(now, "operations"), name, operation) {
@@ -117,8 +120,8 @@ static void draw(const char *text) {
         fflush(stdout);
         return;
     }
-    struct winsize size = {.ws_row = 24};
-    ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+    struct winsize size = {0};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || !size.ws_row) size.ws_row = 24;
     fputs("\033[H", stdout);
     for (unsigned row = 0; *text && row + 1 < size.ws_row; row++) {
         size_t length = strcspn(text, "\n");
@@ -154,7 +157,8 @@ static int watch(const top_options_t *options) {
     json_t *before = ask_stats(options);
     double before_time = kvf_cli_now();
     if (!before) return EXIT_FAILURE;
-    json_t *now = json_incref(before);
+    nanosleep(&(struct timespec){.tv_nsec = FIRST_RATE_NS}, NULL); /* so that the first view has rates */
+    json_t *now = ask_stats(options);
     enter_terminal();
     for (uint64_t shown = 0; now; shown++) {
         char *text = NULL;
@@ -162,7 +166,7 @@ static int watch(const top_options_t *options) {
         FILE *memory = open_memstream(&text, &bytes);
         if (!memory) break;
         double now_time = kvf_cli_now();
-        print_view(memory, now, before, now == before ? 0 : now_time - before_time);
+        print_view(memory, now, before, now_time - before_time);
         fclose(memory);
         draw(text);
         free(text);
@@ -174,7 +178,9 @@ static int watch(const top_options_t *options) {
     }
     leave_terminal();
     json_decref(before);
-    return now ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (now) return EXIT_SUCCESS;
+    fprintf(stderr, "kvfuse: the daemon does not answer any more\n"); /* what was said before went with the view */
+    return EXIT_FAILURE;
 }
 
 static error_t parse(int key, char *argument, struct argp_state *state) {

@@ -73,6 +73,11 @@ says 0 'host-bytes' "$kvfused" --help
 "$kvfused" --host-bytes 123MiB --print-config >"$work/kvfused.conf"
 says 0 '^host-bytes = 123MiB' "$kvfused" --config "$work/kvfused.conf" --print-config
 
+mkfifo "$work/pipe"
+says 1 'no regular file' "$kvfuse" get --address "$address" --space shared "$sample" --out "$work/pipe"
+[ -p "$work/pipe" ] || fail "a pipe was replaced by a file"
+[ ! -e /dev/full ] || says 1 'cannot write the output' sh -c "'$kvfuse' spaces --socket '$socket' >/dev/full"
+
 # what admins see
 says 0 '^blocks 36$' "$kvfuse" stats --socket "$socket"
 says 0 '"put":{"requests":' "$kvfuse" stats --socket "$socket" --json
