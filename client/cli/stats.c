@@ -53,10 +53,11 @@ static int open_socket(const kvf_cli_socket_t *options) {
         !setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) &&
         !connect(fd, (struct sockaddr *)&address, sizeof(address)))
         return fd;
-    fprintf(stderr,
-            "kvfuse: cannot open the stats socket %s: %s\nkvfuse: is kvfused running on this host? --socket names "
-            "another\n",
-            address.sun_path, strerror(errno));
+    fprintf(
+        stderr,
+        "kvfuse: cannot open the stats socket %s: %s\nkvfuse: is kvfused running on this host? --socket names that of "
+        "another user's daemon, or of one with --runtime-dir\n",
+        address.sun_path, strerror(errno));
     if (fd >= 0) close(fd);
     return -1;
 }
