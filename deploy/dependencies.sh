@@ -4,7 +4,7 @@
 set -eu
 
 build="gcc libc6-dev cmake ninja-build pkg-config libucx-dev libuv1-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev
- libinih-dev libjansson-dev libhiredis-dev uthash-dev"
+ libinih-dev libjansson-dev libhiredis-dev uthash-dev libopenblas-serial-dev liblapacke-dev"
 test="libcriterion-dev redis-server iproute2 python3"
 
 packages=$build
@@ -33,11 +33,14 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "kvfuse: installing$missing"
 # /usr/sbin/policy-rc.d is left alone: Debian starts redis-server on installation; the tests use servers of their own.
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 $as_root apt-get update -qq
-if ! $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/tmp/kvfuse-apt.$$ 2>&1; then
-    tail -n 20 /tmp/kvfuse-apt.$$ >&2
-    rm -f /tmp/kvfuse-apt.$$
+# shellcheck disable=SC2086
+if ! $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
     echo "kvfuse: apt-get could not install$missing (Ubuntu: is the 'universe' component on?)" >&2
     exit 1
 fi
-rm -f /tmp/kvfuse-apt.$$

@@ -6,24 +6,23 @@ set -eu
 cd "$(dirname "$0")/.."
 build=${1:-build}
 
-deploy/dependencies.sh run
-echo "kvfuse: building in $build/"
-cmake -S . -B "$build" -G Ninja -DKVF_TESTS=OFF >"/tmp/kvfuse-build.$$" 2>&1 &&
-    cmake --build "$build" >>"/tmp/kvfuse-build.$$" 2>&1 || {
-    tail -n 40 "/tmp/kvfuse-build.$$" >&2
-    rm -f "/tmp/kvfuse-build.$$"
-    echo "kvfuse: the build failed" >&2
-    exit 1
-}
-rm -f "/tmp/kvfuse-build.$$"
-
 work=$(mktemp -d)
 daemon=
 finish() {
     [ -z "$daemon" ] || { kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null; } || :
     rm -rf "$work"
 }
-trap finish EXIT INT TERM
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+deploy/dependencies.sh run
+echo "kvfuse: building in $build/"
+{ cmake -S . -B "$build" -G Ninja -DKVF_TESTS=OFF && cmake --build "$build"; } >"$work/build.log" 2>&1 || {
+    tail -n 40 "$work/build.log" >&2
+    echo "kvfuse: the build failed" >&2
+    exit 1
+}
 
 : >"$work/log"
 "$build/daemon/kvfused" --address 127.0.0.1:0 --runtime-dir "$work" 2>"$work/log" &

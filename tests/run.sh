@@ -4,13 +4,13 @@
 #   tests/run.sh --long    that, and the suite again under AddressSanitizer + UndefinedBehaviorSanitizer, and what
 #                          ThreadSanitizer can judge under it
 set -eu
-cd "$(dirname "$0")/.."
 long=no
-case "${1:-}" in
-    "") ;;
-    --long) long=yes ;;
-    *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
+case "$#${1:-}" in
+    0) ;;
+    1--long) long=yes ;;
+    *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
 esac
+cd "$(dirname "$0")/.."
 deploy/dependencies.sh test
 
 # suite NAME FOLDER CTEST-ARGUMENTS CMAKE-ARGUMENTS…
