@@ -13,19 +13,27 @@ typedef struct level {
 } level_t;
 
 static bool has_ref(void) { return true; }
+static void fill_ref(kvf_kernels_t *table) {
+    kvf__copy_hash_fill_ref(table);
+    kvf__rans_fill_ref(table);
+}
+
 #if defined(__x86_64__)
-static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static void fill_avx2(kvf_kernels_t *table) { kvf__copy_hash_fill_avx2(table); }
+
 static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl");
 }
+static void fill_avx512(kvf_kernels_t *table) { kvf__copy_hash_fill_avx512(table); }
 #endif
 
 static const level_t levels[KVF_CPU_LEVELS] = {
-    [KVF_CPU_REF] = {"ref", has_ref, kvf__kernels_fill_ref},
+    [KVF_CPU_REF] = {"ref", has_ref, fill_ref},
 #if defined(__x86_64__)
-    [KVF_CPU_AVX2] = {"avx2", has_avx2, kvf__kernels_fill_avx2},
-    [KVF_CPU_AVX512] = {"avx512", has_avx512, kvf__kernels_fill_avx512},
+    [KVF_CPU_AVX2] = {"avx2", has_avx2, fill_avx2},
+    [KVF_CPU_AVX512] = {"avx512", has_avx512, fill_avx512},
 #endif
 };
 

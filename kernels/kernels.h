@@ -7,6 +7,8 @@
 #ifndef KVF_KERNELS_H
 #define KVF_KERNELS_H
 
+#include "kernels/rans.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,6 +30,11 @@ typedef struct kvf_kernels {
     /* Private: the inner loop of both and of the pieces below, see kernels/hash64.h. */
     void (*hash64_stripes)(uint64_t *acc, unsigned at, uint8_t *to, const uint8_t *from, size_t stripes, int store,
                            const uint8_t *secret);
+
+    /* Decodes `dim` vector steps: step i on set i % sets, class classes[i] + shifts[lane] clamped to the model's range, on the
+     * lanes whose bit is set in `lanes`; q [dim, 16] gets whole numbers, 0 on the other lanes. Any bytes are safe. */
+    void (*rans_decode_rows)(kvf_rans_decoder_t *decoder, const kvf_rans_model_t *model, const int32_t *classes,
+                             const int32_t *shifts, uint32_t lanes, unsigned dim, float *q);
 } kvf_kernels_t;
 
 /* The table of this processor. */

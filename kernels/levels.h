@@ -1,11 +1,14 @@
-/* levels.h - what each level puts into the table; dispatch.c calls those that the processor can run, lowest first. */
+/* levels.h - what each family of loops puts into the table at each level: kvf__<family>_fill_<level>. dispatch.c calls those
+ * of the levels that the processor can run, lowest first. */
 #ifndef KVF_KERNELS_LEVELS_H
 #define KVF_KERNELS_LEVELS_H
 
 #include "kernels/kernels.h"
 
-void kvf__kernels_fill_ref(kvf_kernels_t *table);
-void kvf__kernels_fill_avx2(kvf_kernels_t *table);
-void kvf__kernels_fill_avx512(kvf_kernels_t *table);
+void kvf__copy_hash_fill_ref(kvf_kernels_t *table);
+void kvf__copy_hash_fill_avx2(kvf_kernels_t *table);
+void kvf__copy_hash_fill_avx512(kvf_kernels_t *table);
+
+void kvf__rans_fill_ref(kvf_kernels_t *table);
 
 #endif

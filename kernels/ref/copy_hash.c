@@ -52,7 +52,9 @@ static uint64_t copy_hash64(void *to, const void *from, size_t bytes) {
     return kvf__copy_hash64(to, from, bytes, kvf__hash64_stripes_ref);
 }
 
-void kvf__kernels_fill_ref(kvf_kernels_t *table) {
-    *table = (kvf_kernels_t){
-        .copy = copy, .hash64 = hash64, .copy_hash64 = copy_hash64, .hash64_stripes = kvf__hash64_stripes_ref};
+void kvf__copy_hash_fill_ref(kvf_kernels_t *table) {
+    table->copy = copy;
+    table->hash64 = hash64;
+    table->copy_hash64 = copy_hash64;
+    table->hash64_stripes = kvf__hash64_stripes_ref;
 }

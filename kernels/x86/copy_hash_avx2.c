@@ -82,7 +82,7 @@ static uint64_t copy_hash64(void *to, const void *from, size_t bytes) {
 
 static uint64_t hash64(const void *from, size_t bytes) { return XXH3_64bits(from, bytes); }
 
-void kvf__kernels_fill_avx2(kvf_kernels_t *table) {
+void kvf__copy_hash_fill_avx2(kvf_kernels_t *table) {
     table->hash64 = hash64;
     table->copy_hash64 = copy_hash64;
     table->hash64_stripes = hash64_stripes;

@@ -97,7 +97,7 @@ static void copy(void *restrict to_void, const void *restrict from_void, size_t 
 
 static uint64_t hash64(const void *from, size_t bytes) { return XXH3_64bits(from, bytes); }
 
-void kvf__kernels_fill_avx512(kvf_kernels_t *table) {
+void kvf__copy_hash_fill_avx512(kvf_kernels_t *table) {
     table->copy = copy;
     table->hash64 = hash64;
     table->copy_hash64 = copy_hash64;
