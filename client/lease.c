@@ -2,9 +2,10 @@
  *
  * The daemon is not trusted: the head is copied before it is checked, the checksums before the bytes, and nothing is
  * read outside of the segment. Nor is time: what is copied after the lease's end may be of another record, and is not
- * used. */
+ * used. A lease may end early, when the daemon closes the session: so the slot is looked at again after the copy. */
 #include "client/internal.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,12 +23,26 @@ struct kvf__lease {
     uint32_t layer;   /* of those asked for: copied so far of this one; 0: its head was not looked at yet */
     kvf__cursor_t cursor;
     uint64_t mapping;     /* that was looked at: another one is looked at afresh */
+    const uint8_t *slot;  /* in it, that was looked at; NULL: none */
     const uint8_t *bytes; /* in it, of the first layer that is asked for */
     uint64_t *checksums;  /* [num_layers] of the entry that is being copied */
     entry_t entries[];
 };
 
 /* ---- one record ---- */
+
+static bool is_of(const kvf_record_head_t *head, const entry_t *entry) {
+    return head->magic == KVF_RECORD_MAGIC && head->generation == entry->generation;
+}
+
+/* Whether the slot has the record of the entry at hand, still: the daemon writes another head before it writes other
+ * bytes. */
+static bool has_stayed(const kvf__lease_t *lease) {
+    kvf_record_head_t head;
+    atomic_thread_fence(memory_order_acquire); /* the copy comes first */
+    memcpy(&head, lease->slot, sizeof(head));
+    return is_of(&head, &lease->entries[lease->at]);
+}
 
 /* Whether the segment at hand holds the record of `entry` with all its bytes. Copies the checksums that matter. */
 static bool look_at_record(kvf__lease_t *lease, const entry_t *entry, const kvf__segment_t *segment) {
@@ -36,11 +51,11 @@ static bool look_at_record(kvf__lease_t *lease, const entry_t *entry, const kvf_
     uint64_t data_offset = kvf_record_data_offset(layers), bytes = data_offset + request->space->block_bytes;
     if (entry->offset % KVF_RECORD_ALIGN || entry->offset > segment->bytes || bytes > segment->bytes - entry->offset)
         return false;
-    const uint8_t *at = segment->base + entry->offset;
+    const uint8_t *at = lease->slot = segment->base + entry->offset;
     kvf_record_head_t head;
     memcpy(&head, at, sizeof(head));
-    if (head.magic != KVF_RECORD_MAGIC || head.layers != layers || head.generation != entry->generation ||
-        head.data_offset != data_offset || head.layer_bytes != request->space->layer_bytes)
+    if (!is_of(&head, entry) || head.layers != layers || head.data_offset != data_offset ||
+        head.layer_bytes != request->space->layer_bytes)
         return false;
     memcpy(lease->checksums, at + sizeof(head) + request->first_layer * sizeof(uint64_t),
            request->num_layers * sizeof(uint64_t));
@@ -63,10 +78,16 @@ static bool copy_layer(kvf__lease_t *lease) {
 
 static void end_entry(kvf__lease_t *lease, kvf_status_t status) {
     kvf__request_t *request = lease->part->request;
+    if (lease->slot && !has_stayed(lease)) status = KVF_ERR_NOT_FOUND;
     if (kvf__now_ns() >= lease->deadline_ns) status = KVF_ERR_TIMEOUT; /* whatever was read may be of another record */
     request->statuses[lease->entries[lease->at].block] = status;
     lease->at++;
     lease->layer = 0;
+    lease->slot = NULL;
+}
+
+static kvf_status_t why_no_segment(const kvf_client_t *client) {
+    return client->state >= KVF__STATE_CLOSING && client->fail_status ? client->fail_status : KVF_ERR_NO_MEMORY;
 }
 
 /* Copies the entry at hand as far as the turn goes. Returns false if it has to wait for its segment. */
@@ -76,10 +97,14 @@ static bool work_on_entry(kvf__lease_t *lease) {
     kvf__segment_t *segment = kvf__segment_get(client, entry->segment);
     if (segment && segment->status == KVF_IN_PROGRESS) return false;
     if (!segment || segment->status != KVF_OK) {
-        end_entry(lease, segment ? segment->status : KVF_ERR_NO_MEMORY);
+        lease->slot = NULL; /* where it was mapped is mapped no more */
+        end_entry(lease, segment ? segment->status : why_no_segment(client));
         return true;
     }
-    if (lease->mapping != segment->mapping) lease->layer = 0; /* it was unmapped for want of room, and mapped again */
+    if (lease->mapping != segment->mapping) { /* it was unmapped for want of room, and mapped again */
+        lease->layer = 0;
+        lease->slot = NULL;
+    }
     if (lease->layer == 0 && !look_at_record(lease, entry, segment)) {
         end_entry(lease, KVF_ERR_CORRUPT);
         return true;

@@ -26,13 +26,14 @@ typedef struct place_case {
 static place_case_t place_cases[] = {
     {"beyond the segment", .offset = 1 << 30, HERE, .expected = KVF_ERR_CORRUPT},
     {"at its very end", .offset = (64 << 20) - 64, HERE, .expected = KVF_ERR_CORRUPT},
-    {"beyond all", .offset = UINT64_MAX - 63, HERE, .expected = KVF_ERR_CORRUPT},
+    {"beyond all", .offset = UINT64_MAX - 63, HERE,
+     .expected = KVF_PARTIAL}, /* the second wraps to where no record is */
     {"not aligned", .offset = 1, HERE, .expected = KVF_ERR_CORRUPT},
-    {"where no record is", .offset = 32 << 20, HERE, .expected = KVF_ERR_CORRUPT},
-    {"another generation", .generation = 1, HERE, .expected = KVF_ERR_CORRUPT},
+    {"where no record is", .offset = 32 << 20, HERE, .expected = KVF_ERR_NOT_FOUND},
+    {"another generation", .generation = 1, HERE, .expected = KVF_ERR_NOT_FOUND},
     {"a segment that is not", .segment = 99, .expected = KVF_ERR_NOT_FOUND},
     {"no time", .is_late = true, HERE, .expected = KVF_ERR_TIMEOUT},
-    {"magic", HERE, .spoils_head = true, .head_at = offsetof(kvf_record_head_t, magic), .expected = KVF_ERR_CORRUPT},
+    {"magic", HERE, .spoils_head = true, .head_at = offsetof(kvf_record_head_t, magic), .expected = KVF_ERR_NOT_FOUND},
     {"layers", HERE, .spoils_head = true, .head_at = offsetof(kvf_record_head_t, layers), .expected = KVF_ERR_CORRUPT},
     {"layer bytes", HERE, .spoils_head = true, .head_at = offsetof(kvf_record_head_t, layer_bytes) + 7,
      .expected = KVF_ERR_CORRUPT},
