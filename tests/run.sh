@@ -23,6 +23,7 @@ suite() {
     cmake --build "$folder"
     # shellcheck disable=SC2086
     ctest --test-dir "$folder" --output-on-failure --no-tests=error $arguments
+    sed -n '/^NOT TESTED/p' "$folder/Testing/Temporary/LastTest.log"
 }
 
 suite "tests" build ""
