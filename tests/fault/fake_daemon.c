@@ -55,9 +55,8 @@ void fake_seal(fake_daemon_t *fake, fake_block_t *block) {
 
 /* ---- honest answers ---- */
 
-kvf_conn_t *fake_conn(fake_daemon_t *fake) { return fake->conn; }
 kvf_segment_t *fake_segment(fake_daemon_t *fake) { return &fake->segment; }
-void fake_close(fake_daemon_t *fake) { kvf_conn_close(fake->conn, KVF_ERR_DISCONNECTED); }
+void fake_close(fake_daemon_t *fake) { kvf_conn_close(fake->session->conn, KVF_ERR_DISCONNECTED); }
 
 static void free_payload(void *arg, kvf_status_t status) {
     (void)status;
@@ -69,7 +68,8 @@ void fake_send(fake_daemon_t *fake, kvf_frame_type_t type, uint64_t request, con
     void *copy = payload_bytes ? malloc(payload_bytes) : NULL;
     if (copy) memcpy(copy, payload, payload_bytes);
     struct iovec piece = {.iov_base = copy, .iov_len = payload_bytes};
-    kvf_status_t status = kvf_conn_send(fake->conn, type, request, body, &piece, copy ? 1 : 0, free_payload, copy);
+    kvf_status_t status =
+        kvf_conn_send(fake->session->conn, type, request, body, &piece, copy ? 1 : 0, free_payload, copy);
     if (status) free(copy);
 }
 
@@ -222,24 +222,38 @@ void fake_serve(fake_daemon_t *fake, const kvf_frame_head_t *head, const uint8_t
 /* ---- life ---- */
 
 static void on_frame(void *user, const kvf_frame_head_t *head, const uint8_t *data) {
-    fake_daemon_t *fake = user;
+    fake_session_t *session = user;
+    fake_daemon_t *fake = session->fake;
+    if (session != fake->session) return; /* of a client that has come back since */
     atomic_fetch_add(&fake->counts[head->type], 1);
     if (fake->options.on_frame && fake->options.on_frame(fake, head, data)) return;
     fake_serve(fake, head, data);
 }
 
+/* UCX tells of a client's end and of its next coming in any order. */
 static void on_closed(void *user, kvf_status_t why) {
     (void)why;
-    fake_daemon_t *fake = user;
-    fake->conn = NULL;
-    fake_close_memory(fake);
+    fake_session_t *session = user;
+    fake_daemon_t *fake = session->fake;
+    atomic_fetch_add(&fake->ended, 1);
+    if (session == fake->session) {
+        fake->session = NULL;
+        fake_close_memory(fake);
+    }
+    free(session);
 }
 
 static void on_knock(void *arg, ucp_conn_request_h request) {
     fake_daemon_t *fake = arg;
-    kvf_conn_t *conn;
-    if (kvf_conn_accept(fake->worker, request, fake, &conn)) return;
-    fake->conn = conn;
+    fake_session_t *session = calloc(1, sizeof(*session));
+    cr_assert(session);
+    session->fake = fake;
+    if (kvf_conn_accept(fake->worker, request, session, &session->conn)) {
+        free(session);
+        return;
+    }
+    fake_close_memory(fake);
+    fake->session = session;
     atomic_fetch_add(&fake->sessions, 1);
 }
 
@@ -262,7 +276,7 @@ fake_daemon_t *fake_start(const fake_options_t *options) {
     fake_daemon_t *fake = calloc(1, sizeof(*fake));
     cr_assert(fake);
     if (options) fake->options = *options;
-    fake->door = fake->link = -1;
+    fake->door = -1;
     for (size_t i = 0; i < KVF_REGIONS_MAX; i++) fake->regions[i] = KVF_SEGMENT_NONE;
     fake->arena = kvf_arena_create();
     cr_assert(fake->arena);
@@ -307,3 +321,4 @@ const char *fake_address(const fake_daemon_t *fake) { return fake->address; }
 uint16_t fake_port(const fake_daemon_t *fake) { return (uint16_t)atoi(strrchr(fake->address, ':') + 1); }
 unsigned fake_count(fake_daemon_t *fake, kvf_frame_type_t type) { return atomic_load(&fake->counts[type]); }
 unsigned fake_sessions(fake_daemon_t *fake) { return atomic_load(&fake->sessions); }
+unsigned fake_ended(fake_daemon_t *fake) { return atomic_load(&fake->ended); }

@@ -1,5 +1,5 @@
 /* fake_daemon.h - a small daemon inside the test's process that does what a test tells it, also what no daemon should.
- * Without a behaviour it is honest: one session at a time, one layout for all spaces, blocks kept for ever.
+ * Without a behaviour it is honest: one session at a time (the newest), one layout for all spaces, blocks kept for ever.
  * Threads: its own; behaviours run there. */
 #ifndef KVF_FAKE_DAEMON_H
 #define KVF_FAKE_DAEMON_H
@@ -37,9 +37,10 @@ uint16_t fake_port(const fake_daemon_t *fake);
 unsigned fake_count(fake_daemon_t *fake, kvf_frame_type_t type);
 /* Sessions that were opened so far. [any] */
 unsigned fake_sessions(fake_daemon_t *fake);
+/* Of those, seen to have ended. [any] */
+unsigned fake_ended(fake_daemon_t *fake);
 
 /* ---- for behaviours ---- */
-kvf_conn_t *fake_conn(fake_daemon_t *fake);
 void fake_send(fake_daemon_t *fake, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
                const void *payload, size_t payload_bytes);
 void fake_send_memory(fake_daemon_t *fake, const kvf_memory_message_t *message, int fd);

@@ -16,6 +16,18 @@ typedef struct fake_block {
     size_t offset; /* of its record in the segment */
 } fake_block_t;
 
+typedef struct fake_session {
+    fake_daemon_t *fake;
+    kvf_conn_t *conn;
+} fake_session_t;
+
+/* Stands apart, as libuv frees its handle only later. */
+typedef struct fake_link {
+    uv_poll_t poll;
+    fake_daemon_t *fake;
+    int fd;
+} fake_link_t;
+
 struct fake_daemon {
     fake_options_t options;
     pthread_t thread;
@@ -24,10 +36,10 @@ struct fake_daemon {
     kvf_ucx_t ucx;
     kvf_worker_t *worker;
     kvf_listener_t *listener;
-    kvf_conn_t *conn;
+    fake_session_t *session; /* the newest; NULL: none, or it has ended */
     kvf_arena_t *arena;
     char address[64];
-    atomic_uint counts[KVF_FRAME_TYPE_END], sessions;
+    atomic_uint counts[KVF_FRAME_TYPE_END], sessions, ended;
 
     uint32_t layers;
     uint64_t layer_bytes;
@@ -37,9 +49,9 @@ struct fake_daemon {
     fake_block_t *blocks;
 
     char socket_path[108];
-    int door, link; /* -1: none */
-    uv_poll_t door_poll, link_poll;
-    bool has_door_poll, has_link_poll;
+    int door; /* -1: none */
+    uv_poll_t door_poll;
+    fake_link_t *link; /* the newest; NULL: none */
     kvf_segment_t regions[KVF_REGIONS_MAX];
 };
 

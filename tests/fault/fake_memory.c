@@ -6,12 +6,13 @@
 #include <criterion/assert.h>
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 void fake_send_memory(fake_daemon_t *fake, const kvf_memory_message_t *message, int fd) {
-    if (fake->link < 0) return;
-    kvf_status_t status = kvf_fdpass_send(fake->link, message, sizeof(*message), fd);
+    if (!fake->link) return;
+    kvf_status_t status = kvf_fdpass_send(fake->link->fd, message, sizeof(*message), fd);
     (void)status; /* a client that has gone is noticed elsewhere */
 }
 
@@ -64,14 +65,16 @@ static void serve(fake_daemon_t *fake, const kvf_memory_message_t *ask, int fd) 
 
 static void on_link(uv_poll_t *poll, int error, int events) {
     (void)events;
-    fake_daemon_t *fake = poll->data;
-    while (!error && fake->link >= 0) {
+    fake_link_t *link = poll->data;
+    fake_daemon_t *fake = link->fake;
+    while (!error) {
         kvf_memory_message_t message;
         int fd;
-        kvf_status_t status = kvf_fdpass_receive(fake->link, &message, sizeof(message), &fd);
+        kvf_status_t status = kvf_fdpass_receive(link->fd, &message, sizeof(message), &fd);
         if (status == KVF_ERR_BUSY) return;
         if (status) break;
         serve(fake, &message, fd);
+        if (fake->link != link) return; /* closed by a behaviour */
     }
     fake_close_memory(fake);
 }
@@ -82,25 +85,26 @@ static void on_door(uv_poll_t *poll, int error, int events) {
     fake_daemon_t *fake = poll->data;
     int fd;
     if (kvf_fdpass_accept(fake->door, &fd)) return;
-    cr_assert(fake->link < 0 && !fake->has_link_poll);
-    fake->link = fd;
-    fake->has_link_poll = true;
-    uv_poll_init(&fake->loop, &fake->link_poll, fd);
-    fake->link_poll.data = fake;
-    uv_poll_start(&fake->link_poll, UV_READABLE, on_link);
+    fake_close_memory(fake); /* a client that has come back may be seen before the end of its last link */
+    fake_link_t *link = calloc(1, sizeof(*link));
+    cr_assert(link);
+    link->fake = fake;
+    link->fd = fd;
+    uv_poll_init(&fake->loop, &link->poll, fd);
+    link->poll.data = link;
+    fake->link = link;
+    uv_poll_start(&link->poll, UV_READABLE, on_link);
 }
 
-static void on_link_poll_closed(uv_handle_t *handle) {
-    fake_daemon_t *fake = handle->data;
-    fake->has_link_poll = false;
-}
+static void on_link_closed(uv_handle_t *handle) { free(handle->data); }
 
 void fake_close_memory(fake_daemon_t *fake) {
-    if (fake->link < 0) return;
-    uv_poll_stop(&fake->link_poll);
-    close(fake->link);
-    fake->link = -1;
-    uv_close((uv_handle_t *)&fake->link_poll, on_link_poll_closed);
+    fake_link_t *link = fake->link;
+    if (!link) return;
+    fake->link = NULL;
+    uv_poll_stop(&link->poll);
+    close(link->fd);
+    uv_close((uv_handle_t *)&link->poll, on_link_closed);
     for (size_t i = 0; i < KVF_REGIONS_MAX; i++) kvf_segment_destroy(&fake->regions[i]);
 }
 
@@ -109,13 +113,12 @@ void fake_memory_open(fake_daemon_t *fake) {
     cr_assert_eq(kvf_fdpass_listen(fake->socket_path, 0600, &fake->door), KVF_OK);
     uv_poll_init(&fake->loop, &fake->door_poll, fake->door);
     fake->door_poll.data = fake;
-    fake->has_door_poll = true;
     uv_poll_start(&fake->door_poll, UV_READABLE, on_door);
 }
 
 void fake_memory_close(fake_daemon_t *fake) {
     fake_close_memory(fake);
-    if (!fake->has_door_poll) return;
+    if (fake->door < 0) return;
     uv_poll_stop(&fake->door_poll);
     uv_close((uv_handle_t *)&fake->door_poll, NULL);
     close(fake->door);

@@ -198,6 +198,30 @@ Test(lost_daemon, an_idle_connection_is_kept_alive_by_pings) {
     fake_stop(fake);
 }
 
+/* Two clients stand for one that comes back before the daemon has seen its first connection end. */
+static void end_late(kvf_transport_t transport) {
+    fake_daemon_t *fake = fake_start(&(fake_options_t){.with_memory = true});
+    kvf_client_options_t options = rig_options(fake_address(fake), KVF_TRANSPORT_NETWORK);
+    options.ping_ms = 60000; /* the first is not answered any more, and does not ask why */
+    rig_t before, after;
+    rig_open(&before, &options, NULL, false);
+    options.transport = transport;
+    rig_open(&after, &options, NULL, false);
+    rig_close(&before);
+    for (int i = 0; i < 5000 && fake_ended(fake) == 0; i++) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    cr_assert_eq(fake_ended(fake), 1);
+    cr_assert_eq(rig_put(&after, 4, 0), KVF_OK);
+    cr_assert_eq(rig_get(&after, 4, 0), KVF_OK);
+    cr_assert_eq(fake_sessions(fake), 2, "it did not have to connect again");
+    rig_close(&after);
+    fake_stop(fake);
+}
+
+Test(lost_daemon, a_connection_that_ends_late_does_not_end_the_next) {
+    end_late(KVF_TRANSPORT_NETWORK);
+    end_late(KVF_TRANSPORT_SHARED);
+}
+
 /* ---- memory that a daemon may still read ---- */
 
 static atomic_uint puts_seen;
