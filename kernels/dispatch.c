@@ -16,17 +16,25 @@ static bool has_ref(void) { return true; }
 static void fill_ref(kvf_kernels_t *table) {
     kvf__copy_hash_fill_ref(table);
     kvf__rans_fill_ref(table);
+    kvf__hamming_fill_ref(table);
+    kvf__transform_fill_ref(table);
 }
 
 #if defined(__x86_64__)
 static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-static void fill_avx2(kvf_kernels_t *table) { kvf__copy_hash_fill_avx2(table); }
+static void fill_avx2(kvf_kernels_t *table) {
+    kvf__copy_hash_fill_avx2(table);
+    kvf__hamming_fill_avx2(table);
+}
 
 static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl");
 }
-static void fill_avx512(kvf_kernels_t *table) { kvf__copy_hash_fill_avx512(table); }
+static void fill_avx512(kvf_kernels_t *table) {
+    kvf__copy_hash_fill_avx512(table);
+    kvf__hamming_fill_avx512(table);
+}
 #endif
 
 static const level_t levels[KVF_CPU_LEVELS] = {

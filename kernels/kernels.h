@@ -12,7 +12,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { KVF_HAMMING_WORDS_MAX = 8 };
+
 typedef enum kvf_cpu_level { KVF_CPU_REF = 0, KVF_CPU_AVX2 = 1, KVF_CPU_AVX512 = 2, KVF_CPU_LEVELS } kvf_cpu_level_t;
+
+/* Row groups: up to 16 rows (lanes) of `dim` fp32 components, component-major: float z[dim][16]. Lanes without a row hold 0.
+ * Aligned as float is. What is computed is IEEE 754 single precision to nearest even in exactly the order that is stated, on
+ * every level, so the results are the same bits everywhere; only which NaN comes out of a NaN is not said. */
+enum { KVF_ROW_LANES = 16 };
+/* Formats of stored values; the numbers are those of kvf_dtype_t. */
+enum { KVF_VALUES_BF16 = 1, KVF_VALUES_FP16 = 2, KVF_VALUES_FP32 = 3 };
+/* Which components rotate together; the numbers are those of kvf_rope_style_t. */
+enum { KVF_ROTATE_HALVES = 1 /* j and j + rope_dim / 2 */, KVF_ROTATE_PAIRS = 2 /* 2j and 2j + 1 */ };
 
 typedef struct kvf_kernels {
     const char *name; /* "ref", "avx2", "avx512" */
@@ -35,6 +46,34 @@ typedef struct kvf_kernels {
      * lanes whose bit is set in `lanes`; q [dim, 16] gets whole numbers, 0 on the other lanes. Any bytes are safe. */
     void (*rans_decode_rows)(kvf_rans_decoder_t *decoder, const kvf_rans_model_t *model, const int32_t *classes,
                              const int32_t *shifts, uint32_t lanes, unsigned dim, float *q);
+
+    /* ---- row groups ---- */
+
+    /* z [dim, 16] from num_rows (0..16) rows of `dim` values of `dtype` at rows + r × stride_bytes (any alignment), exactly
+     * (a signalling fp16 NaN comes out quiet); lanes from num_rows on become 0. */
+    void (*load_rows)(float *z, const void *rows, size_t stride_bytes, unsigned num_rows, unsigned dim, int dtype);
+    /* The way back, rounded to nearest even: too large for fp16 is Inf, NaN stays NaN and becomes quiet. */
+    void (*store_rows)(void *rows, size_t stride_bytes, unsigned num_rows, unsigned dim, int dtype, const float *z);
+
+    /* Turns rope_dim / 2 pairs (a, b) of components by angles of which cos16 and sin16 [rope_dim / 2, 16] are the cosines and
+     * sines, in place; s is the sine, or its negative if `inverse`:
+     *   a' = fmaf(a, c, −(b × s)), b' = fmaf(a, s, b × c). Components from rope_dim on stay. */
+    void (*rotate)(float *z, unsigned rope_dim, int style, const float *cos16, const float *sin16, int inverse);
+
+    /* Orthonormal Walsh-Hadamard transform over consecutive runs of 2^k components, 2^k the largest power of two that divides
+     * dim, in place: for h = 1, 2, 4 … 2^(k−1) the pairs (a, b) of components i and i + h become (a + b, a − b); last, every
+     * component is multiplied by 1.0f / sqrtf(2^k). It undoes itself, up to rounding. */
+    void (*hadamard)(float *z, unsigned dim);
+
+    /* y [dim, 16] = mean + uᵀ z, for u [dim of z, dim of y] row-major and z [dim, 16], which does not overlap y:
+     * y[j] = mean[j] (0 if mean is NULL), then for i = 0 … dim − 1: y[j] = fmaf(u[i][j], z[i], y[j]). */
+    void (*matrix)(float *y, const float *u, const float *z, const float *mean, unsigned dim);
+
+    /* sums [16]: per lane, from 0, for i = 0 … dim − 1: d = a[i] − b[i] (a[i] if b is NULL), sum = fmaf(d, d, sum). */
+    void (*square_sums)(float *sums, const float *a, const float *b, unsigned dim);
+
+    /* Distances [count] of `query` [words] to each of `sketches` [count, words], in bits. words: 1, 2, 4 or 8. */
+    void (*hamming)(uint16_t *distances, const uint64_t *query, const uint64_t *sketches, size_t count, unsigned words);
 } kvf_kernels_t;
 
 /* The table of this processor. */
