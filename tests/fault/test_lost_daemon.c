@@ -149,6 +149,7 @@ Test(lost_daemon, a_space_that_cannot_be_opened_again_fails_its_requests_by_name
     fake_daemon_t *fake = start(&rig, KVF_TRANSPORT_NETWORK, NULL);
     uint16_t port = fake_port(fake);
     fake_stop(fake);
+    cr_assert(rig_wait_connected(&rig, false)); /* or the get still goes to the one that went */
     fake = fake_start(&(fake_options_t){.on_frame = refuse_space, .port = port});
     cr_assert_eq(rig_get(&rig, 4, 0), KVF_ERR_LAYOUT);
     size_t matched;
