@@ -122,7 +122,7 @@ kvf_status_t kvf_connect(const kvf_client_options_t *options, kvf_client_t **out
         snprintf(error->text, sizeof(error->text), "%s", kvf_status_text(KVF_ERR_NO_MEMORY));
         return KVF_ERR_NO_MEMORY;
     }
-    client->daemon_version = "";
+    client->daemon_version = client->not_shared_why = "";
     client->backoff_ms = KVF__BACKOFF_MIN_MS;
     for (size_t i = 0; i < KVF_REGIONS_MAX; i++) client->regions[i].segment = KVF_SEGMENT_NONE;
     kvf__hello_read_boot_id(client->host, sizeof(client->host));
@@ -169,6 +169,7 @@ void kvf_client_get_info(kvf_client_t *client, kvf_client_info_t *info) {
     pthread_mutex_lock(&client->lock);
     *info = (kvf_client_info_t){.connected = client->is_connected,
                                 .shared_memory = client->shows_shared,
+                                .not_shared_why = client->not_shared_why,
                                 .daemon_version = client->daemon_version,
                                 .ucx_version = kvf_ucx_version(),
                                 .reconnects = client->reconnects};

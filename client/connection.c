@@ -22,6 +22,7 @@ static void show(kvf_client_t *client) {
     pthread_mutex_lock(&client->lock);
     client->is_connected = client->state == KVF__STATE_READY;
     client->shows_shared = client->is_connected && client->is_shared;
+    if (client->shows_shared) client->not_shared_why = "";
     pthread_mutex_unlock(&client->lock);
 }
 
@@ -168,18 +169,27 @@ static void become_ready(kvf_client_t *client) {
     kvf__queue_pump(client);
 }
 
+bool kvf__connection_do_without(kvf_client_t *client, const char *why) {
+    if (client->options.transport == KVF_TRANSPORT_SHARED) {
+        kvf__connection_fail(client, KVF_ERR_UNREACHABLE, "no shared memory: %s", why);
+        return false;
+    }
+    kvf_log_info("%s: no shared memory: %s", client->address_text, why);
+    pthread_mutex_lock(&client->lock);
+    client->not_shared_why = client->is_same_host ? why : "";
+    pthread_mutex_unlock(&client->lock);
+    return true;
+}
+
 /* Asks the memory socket, if it may be and can be; otherwise goes on without. */
 static bool try_to_attach(kvf_client_t *client) {
     if (client->options.transport == KVF_TRANSPORT_NETWORK) return false;
     const char *why = NULL;
     if (!client->memory_socket[0])
-        why = "the daemon offers no memory socket to this host";
+        why = client->is_same_host ? "the daemon has no memory socket" : "the daemon is on another host";
     else if (kvf__link_open(client, &why) == KVF_OK)
         return true;
-    if (client->options.transport == KVF_TRANSPORT_SHARED)
-        kvf__connection_fail(client, KVF_ERR_UNREACHABLE, "no shared memory: %s", why);
-    else
-        kvf_log_info("%s: no shared memory: %s", client->address_text, why);
+    if (client->state != KVF__STATE_CLOSING) kvf__connection_do_without(client, why);
     return false;
 }
 

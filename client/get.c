@@ -24,7 +24,6 @@ kvf__sent_t kvf__get_send(kvf__request_t *request) {
     kvf_arena_reset(client->out);
     Kvf__Get ask = KVF__GET__INIT;
     ask.space = request->space->id;
-    ask.timeout_ms = kvf__request_left_ms(request);
     ask.n_keys = count;
     ask.keys = kvf__keys_pack(request, request->next, count);
     ask.first_layer = request->first_layer;

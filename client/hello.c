@@ -102,7 +102,8 @@ static bool take_limits(kvf_client_t *client, const Kvf__Welcome *welcome) {
 
 static void take_memory_socket(kvf_client_t *client, const Kvf__Welcome *welcome) {
     client->memory_socket[0] = 0;
-    if (!client->host[0] || strcmp(welcome->host, client->host) != 0) return;
+    client->is_same_host = client->host[0] && !strcmp(welcome->host, client->host);
+    if (!client->is_same_host) return;
     if (welcome->memory_socket[0] != '/' || strlen(welcome->memory_socket) >= sizeof(client->memory_socket)) return;
     strcpy(client->memory_socket, welcome->memory_socket);
 }

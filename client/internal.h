@@ -45,6 +45,9 @@ void kvf__connection_fail(kvf_client_t *client, kvf_status_t status, const char 
     __attribute__((format(printf, 3, 4)));
 /* Goes on to the next state: from HELLO answered to ready. */
 void kvf__connection_advance(kvf_client_t *client);
+/* There is no shared memory to be had: fails if it was asked for, else remembers `why` (static). Returns whether the
+ * connection goes on. */
+bool kvf__connection_do_without(kvf_client_t *client, const char *why);
 /* The daemon has let go of the caller's memory. */
 void kvf__connection_drained(kvf_client_t *client);
 void kvf__connection_start_timers(kvf_client_t *client);
@@ -120,8 +123,6 @@ void kvf__keys_answered(kvf__part_t *part, const Kvf__KeysReply *reply);
 void kvf__match_answered(kvf__part_t *part, const Kvf__MatchReply *reply);
 /* The keys of `count` blocks from `first` on, in the arena `out`; NULL: out of memory. */
 ProtobufCBinaryData *kvf__keys_pack(kvf__request_t *request, size_t first, size_t count);
-/* What is left of the request's time, for the daemon. */
-uint32_t kvf__request_left_ms(const kvf__request_t *request);
 /* How `part` fared that was handed to kvf_conn_send: KVF__SENT, or it is taken back. */
 kvf__sent_t kvf__part_launched(kvf__part_t *part, kvf_status_t status);
 /* Sets the status of one block that will not be sent. */

@@ -5,7 +5,7 @@
 #include "transport/fdpass.h"
 #include "transport/log.h"
 
-#include <inttypes.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -87,11 +87,7 @@ void kvf__link_send(kvf_client_t *client, kvf_memory_type_t type, uint32_t id, u
 /* ---- receive ---- */
 
 static void refuse_attach(kvf_client_t *client, const char *why) {
-    if (client->options.transport == KVF_TRANSPORT_SHARED) {
-        kvf__connection_fail(client, KVF_ERR_UNREACHABLE, "no shared memory: %s", why);
-        return;
-    }
-    kvf_log_info("%s: no shared memory: %s", client->address_text, why);
+    if (!kvf__connection_do_without(client, why)) return;
     kvf__link_close(client);
     kvf__connection_advance(client); /* by network */
 }
@@ -168,12 +164,19 @@ static void on_poll(uv_poll_t *poll, int error, int events) {
 
 /* ---- life ---- */
 
+static const char *tell_obstacle(const char *path) {
+    int obstacle = access(path, W_OK) ? errno : 0;
+    if (obstacle == EACCES) return "the daemon's memory socket is closed to this user";
+    if (obstacle == ENOENT) return "the daemon's memory socket is not to be seen from here";
+    return "the daemon's memory socket cannot be connected to";
+}
+
 kvf_status_t kvf__link_open(kvf_client_t *client, const char **why) {
     kvf__link_t *link = calloc(1, sizeof(*link));
     if (!link) return *why = "out of memory", KVF_ERR_NO_MEMORY;
     kvf_status_t status = kvf_fdpass_connect(client->memory_socket, &link->fd);
     if (status) {
-        *why = "the memory socket cannot be connected to";
+        *why = tell_obstacle(client->memory_socket);
         free(link);
         return status;
     }

@@ -39,7 +39,6 @@ static bool fill_ask(kvf__request_t *request, size_t count, Kvf__Put *ask) {
     kvf_arena_t *arena = request->client->out;
     kvf_arena_reset(arena);
     ask->space = request->space->id;
-    ask->timeout_ms = kvf__request_left_ms(request);
     ask->deadline_ns = request->deadline_ns;
     ask->keys = kvf__keys_pack(request, request->next, count);
     ask->positions = kvf_arena_alloc(arena, count * sizeof(*ask->positions));

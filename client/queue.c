@@ -84,9 +84,3 @@ kvf__sent_t kvf__part_launched(kvf__part_t *part, kvf_status_t status) {
     kvf__connection_fail(client, status, "cannot send: %s", kvf_status_text(status));
     return KVF__LOST;
 }
-
-uint32_t kvf__request_left_ms(const kvf__request_t *request) {
-    uint64_t now_ns = kvf__now_ns();
-    uint64_t ms = request->deadline_ns > now_ns ? (request->deadline_ns - now_ns) / 1000000 : 0;
-    return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
-}

@@ -227,7 +227,8 @@ struct kvf_client {
     uint64_t session, max_message_bytes;
     uint32_t max_requests, max_batch, ping_tick_ms;
     uint8_t token[KVF_TOKEN_BYTES];
-    char memory_socket[108];
+    bool is_same_host;       /* as the daemon */
+    char memory_socket[108]; /* of a daemon on this host, or "" */
     bool is_shared;
     bool no_shared_gets; /* a segment could not be mapped: gets go by network until the next connection */
     kvf__link_t *link;
@@ -269,6 +270,7 @@ struct kvf_client {
     bool wants_events; /* [lock] somebody asked for event_fd */
     bool is_connected; /* [lock] and what follows: kvf_client_info_t */
     bool shows_shared;
+    const char *not_shared_why; /* static */
     uint64_t reconnects;
     struct kvf__text *texts;
     const char *daemon_version;

@@ -141,13 +141,15 @@ typedef struct kvf_client kvf_client_t;
 /* Sets the defaults. */
 KVF_API void kvf_client_options_init(kvf_client_options_t *options);
 
-/* Connects to a daemon, within connect_timeout_ms. Blocks. On success `*client` is the caller's, to be closed by
- * kvf_close. Fails with KVF_ERR_UNREACHABLE, _TIMEOUT, _VERSION, _ADDRESS, _BUSY (the daemon's sessions are used up), …
+/* Connects to a daemon, within connect_timeout_ms; before that it resolves a name in `address`, which takes as long as
+ * the host's resolver does (many seconds, where its server is away; an address in numbers takes no time). Blocks. On
+ * success `*client` is the caller's, to be closed by kvf_close. Fails with KVF_ERR_UNREACHABLE, _TIMEOUT, _VERSION, _ADDRESS, _BUSY (the daemon's sessions are used up), …
  * and `error` (may be NULL) says more. */
 KVF_API_CHECK kvf_status_t kvf_connect(const kvf_client_options_t *options, kvf_client_t **client, kvf_error_t *error);
 
-/* Ends what is in flight (KVF_ERR_CANCELED, not delivered), disconnects, frees the client, its spaces and memory. Blocks for
- * at most a second. No other call on the client may be running. NULL is allowed. */
+/* Ends what is in flight (KVF_ERR_CANCELED, not delivered), disconnects, frees the client, its spaces and memory.
+ * Blocks until the network lets go of the caller's memory: milliseconds as a rule, at most 5 s. No other call on the
+ * client may be running. NULL is allowed. */
 KVF_API void kvf_close(kvf_client_t *client);
 
 /* Round trip to the daemon in nanoseconds. Blocks for at most `timeout_ms`. */
@@ -156,7 +158,9 @@ KVF_API_CHECK kvf_status_t kvf_ping(kvf_client_t *client, uint32_t timeout_ms, u
 /* Facts about the connection, for people and tests. Strings live until kvf_close. */
 typedef struct kvf_client_info {
     bool connected;
-    bool shared_memory;         /* gets and puts go through shared memory */
+    bool shared_memory; /* gets and puts go through shared memory */
+    /* With KVF_TRANSPORT_AUTO: why they do not, though the daemon is on this host; "" otherwise. */
+    const char *not_shared_why;
     const char *daemon_version; /* "" while never connected */
     const char *ucx_version;
     uint64_t reconnects;
@@ -204,7 +208,8 @@ typedef struct kvf_block {
         *pieces; /* in the order of the block's bytes; their sum is that of the block, or of the layers asked for */
     size_t num_pieces;
     uint64_t
-        position; /* of the block's first token in its prompt, in tokens (put only): helps eviction; 0 if unknown */
+        position; /* of the block's first token in its prompt, in tokens (put only): reserved for fusion, today without
+                     effect; 0 if unknown */
 } kvf_block_t;
 
 typedef struct kvf_request_options {
