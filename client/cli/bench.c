@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     SIZES_MAX = 8,
@@ -37,11 +38,18 @@ typedef struct bench {
     kvf_ceiling_redis_t redis;
     bool has_redis;
     ceiling_t *ceilings;
+    kvf_bar_t bar; /* of the lines that are printed */
+    char label[64];
 } bench_t;
 
 static const char *redis_address(const bench_t *bench, const char *name) {
     if (!strcmp(name, "redis_unix")) return bench->redis.unix_path;
     return !strcmp(name, "redis_tcp") ? bench->redis.tcp_address : NULL;
+}
+
+static void show(bench_t *bench, const char *what, uint64_t block_bytes) {
+    snprintf(bench->label, sizeof(bench->label), "bench %s, %llu KiB", what, (unsigned long long)block_bytes / KIB);
+    kvf_bar_draw(&bench->bar);
 }
 
 static double measure_ceiling(bench_t *bench, const char *name, kvf_ceiling_op_t op, uint64_t block_bytes) {
@@ -56,7 +64,9 @@ static double measure_ceiling(bench_t *bench, const char *name, kvf_ceiling_op_t
                                .set_bytes = bench->options->set_bytes,
                                .address = redis_address(bench, name)};
     kvf_ceiling_result_t result;
+    show(bench, name, block_bytes);
     kvf_status_t status = kvf_ceiling_run(name, &task, &result);
+    kvf_bar_clear(&bench->bar);
     if (status != KVF_OK) fprintf(stderr, "kvfuse: ceiling %s: %s: %s\n", name, kvf_status_text(status), result.note);
     ceiling_t *made = malloc(sizeof(*made));
     if (!made) return result.gbps;
@@ -111,8 +121,10 @@ static void print_text(const kvf_bench_task_t *task, const kvf_bench_result_t *r
                result->keys_a_second / 1e6);
         return;
     }
-    printf("%-6s %-8s %5llu KiB x %u: %6.2f GB/s  p50 %8.1f us  p99 %8.1f us  cpu %.3f s/GB", op_name(task->op),
-           transport, (unsigned long long)task->block_bytes / KIB, task->batch, result->gbps, result->p50_us,
+    char clients[32] = "";
+    if (task->clients > 1) snprintf(clients, sizeof(clients), " x %u clients", task->clients);
+    printf("%-6s %-8s %5llu KiB x %u%s: %6.2f GB/s  p50 %8.1f us  p99 %8.1f us  cpu %.3f s/GB", op_name(task->op),
+           transport, (unsigned long long)task->block_bytes / KIB, task->batch, clients, result->gbps, result->p50_us,
            result->p99_us, cpu_per_gb);
     size_t index;
     json_t *entry;
@@ -151,13 +163,17 @@ static void print_json(const kvf_bench_task_t *task, const kvf_bench_result_t *r
 static kvf_status_t measure(bench_t *bench, const kvf_bench_task_t *task) {
     kvf_bench_result_t result;
     double before = daemon_cpu(bench->options);
-    kvf_status_t status = kvf_bench_run(task, &result);
+    show(bench, op_name(task->op), task->block_bytes);
+    kvf_status_t status = kvf_bench_run(task, &bench->bar, &result);
+    kvf_bar_clear(&bench->bar);
     if (status != KVF_OK) return status;
     double after = daemon_cpu(bench->options);
     double cpu = result.client_cpu_s + (before >= 0 && after >= before ? after - before : 0);
     double cpu_per_gb = result.bytes ? cpu / ((double)result.bytes / 1e9) : 0;
     json_t *ceilings =
         task->op == KVF_BENCH_MATCH ? json_array() : measure_ceilings(bench, task, result.shared_memory, result.gbps);
+    kvf_bar_advance(&bench->bar, 1, 0);
+    kvf_bar_clear(&bench->bar);
     if (bench->options->json)
         print_json(task, &result, cpu_per_gb, ceilings);
     else
@@ -197,8 +213,14 @@ static kvf_status_t measure_transport(bench_t *bench, kvf_transport_t transport)
     return status == KVF_OK ? measure(bench, &task) : status;
 }
 
+static uint64_t count_lines(const bench_options_t *options) {
+    uint64_t lines = (uint64_t)options->num_sizes * (options->put + options->get) + (options->match ? 2 : 0);
+    return lines * (unsigned)(options->shared + options->network);
+}
+
 static int run(const bench_options_t *options) {
     bench_t bench = {.options = options};
+    kvf_bar_start(&bench.bar, STDERR_FILENO, bench.label, count_lines(options));
     if (options->ceilings && options->redis_script) {
         kvf_status_t status = kvf_ceiling_redis_start(options->redis_script, &bench.redis);
         if (status != KVF_OK) {
@@ -220,12 +242,30 @@ static int run(const bench_options_t *options) {
 
 /* ---- options ---- */
 
-static void parse_ops(bench_options_t *options, const char *text, struct argp_state *state) {
-    options->put = strstr(text, "put");
-    options->get = strstr(text, "get");
-    options->match = strstr(text, "match");
-    if (!options->put && !options->get && !options->match)
-        argp_error(state, "--ops is of put, get, match, not '%s'", text);
+/* Parses a list "get,put" of the `count` `names`: chosen[i] says whether names[i] is in it. False: something else is. */
+static bool parse_list(char *text, const char *const *names, bool **chosen, size_t count) {
+    for (size_t i = 0; i < count; i++) *chosen[i] = false;
+    char *rest = NULL, *word = strtok_r(text, ",", &rest);
+    if (!word) return false;
+    for (; word; word = strtok_r(NULL, ",", &rest)) {
+        size_t i = 0;
+        while (i < count && strcmp(word, names[i])) i++;
+        if (i == count) return false;
+        *chosen[i] = true;
+    }
+    return true;
+}
+
+static void parse_ops(bench_options_t *options, char *text, struct argp_state *state) {
+    static const char *const names[] = {"put", "get", "match"};
+    bool *chosen[] = {&options->put, &options->get, &options->match};
+    if (!parse_list(text, names, chosen, 3)) argp_error(state, "--ops is a list of put, get, match: put,get");
+}
+
+static void parse_transports(bench_options_t *options, char *text, struct argp_state *state) {
+    static const char *const names[] = {"shared", "network"};
+    bool *chosen[] = {&options->shared, &options->network};
+    if (!parse_list(text, names, chosen, 2)) argp_error(state, "--transports is a list of shared, network");
 }
 
 static void parse_sizes(bench_options_t *options, char *text, struct argp_state *state) {
@@ -253,11 +293,7 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
     case ARGP_KEY_INIT: state->child_inputs[0] = &options->connection; return 0;
     case 'o': parse_ops(options, argument, state); return 0;
     case 'B': parse_sizes(options, argument, state); return 0;
-    case 'T':
-        options->shared = strstr(argument, "shared");
-        options->network = strstr(argument, "network");
-        if (!options->shared && !options->network) argp_error(state, "--transports are of shared, network");
-        return 0;
+    case 'T': parse_transports(options, argument, state); return 0;
     case 'c': options->clients = parse_number("clients", argument, 1, 64, state); return 0;
     case 'n': options->batch = parse_number("batch", argument, 1, KVF_CEILING_MAX_BATCH, state); return 0;
     case 'd': options->depth = parse_number("depth", argument, 1, KVF_CEILING_MAX_DEPTH, state); return 0;
@@ -281,7 +317,7 @@ int kvf_command_bench(int argc, char **argv) {
         {"ops", 'o', "LIST", 0, "Of put, get, match (all)", 0},
         {"sizes", 'B', "LIST", 0, "Bytes of a block (32K,256K,2M)", 0},
         {"transports", 'T', "LIST", 0, "Of shared, network (both)", 0},
-        {"clients", 'c', "N", 0, "Client processes (1)", 0},
+        {"clients", 'c', "N", 0, "Client processes at once; a line is of all together (1)", 0},
         {"batch", 'n', "N", 0, "Blocks a put or get (16)", 0},
         {"depth", 'd', "N", 0, "Requests in flight a client (4)", 0},
         {"match-batch", 'm', "N", 0, "Keys a match (128)", 0},

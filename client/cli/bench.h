@@ -4,6 +4,7 @@
 #define KVF_CLIENT_CLI_BENCH_H
 
 #include "client/cli/cli.h"
+#include "client/cli/progress.h"
 
 typedef enum kvf_bench_op { KVF_BENCH_PUT, KVF_BENCH_GET, KVF_BENCH_MATCH } kvf_bench_op_t;
 
@@ -30,8 +31,9 @@ typedef struct kvf_bench_result {
     bool shared_memory; /* that it really went so */
 } kvf_bench_result_t;
 
-/* Measures. Blocks; forks. Says on stderr what went wrong. The process must not have threads or UCX in use. */
-kvf_status_t kvf_bench_run(const kvf_bench_task_t *task, kvf_bench_result_t *result) KVF_MUST_CHECK;
+/* Measures. Blocks; forks; keeps `bar` drawn meanwhile. Says on stderr what went wrong. The process must not have threads or
+ * UCX in use. */
+kvf_status_t kvf_bench_run(const kvf_bench_task_t *task, kvf_bar_t *bar, kvf_bench_result_t *result) KVF_MUST_CHECK;
 
 enum { KVF_BENCH_SAMPLES_MAX = 1 << 16 /* latencies kept by one client: the last ones */ };
 

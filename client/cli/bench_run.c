@@ -2,12 +2,13 @@
 #include "client/cli/bench.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CLIENTS_MAX = 64 };
+enum { CLIENTS_MAX = 64, REDRAW_MS = 500 };
 
 typedef struct process {
     pid_t pid;
@@ -85,6 +86,12 @@ static double quantile(const float *sorted, size_t count, double q) {
     return (double)sorted[at < count ? at : count - 1];
 }
 
+/* Waits until `fd` has something, or has ended. */
+static void await(int fd, kvf_bar_t *bar) {
+    struct pollfd input = {.fd = fd, .events = POLLIN};
+    while (poll(&input, 1, REDRAW_MS) == 0) kvf_bar_draw(bar);
+}
+
 /* Adds what `process` reports; its samples go to `samples` + *num_samples. */
 static kvf_status_t add_report(const process_t *process, kvf_bench_result_t *result, float *samples,
                                size_t *num_samples) {
@@ -104,7 +111,7 @@ static kvf_status_t add_report(const process_t *process, kvf_bench_result_t *res
     return KVF_OK;
 }
 
-kvf_status_t kvf_bench_run(const kvf_bench_task_t *task, kvf_bench_result_t *result) {
+kvf_status_t kvf_bench_run(const kvf_bench_task_t *task, kvf_bar_t *bar, kvf_bench_result_t *result) {
     process_t processes[CLIENTS_MAX];
     if (task->clients < 1 || task->clients > CLIENTS_MAX) return KVF_ERR_INVALID;
     *result = (kvf_bench_result_t){0};
@@ -119,13 +126,16 @@ kvf_status_t kvf_bench_run(const kvf_bench_task_t *task, kvf_bench_result_t *res
         if (status == KVF_OK) started++;
     }
     char byte = 0;
-    for (unsigned i = 0; i < started; i++)
+    for (unsigned i = 0; i < started; i++) {
+        await(processes[i].ready, bar);
         if (!read_all(processes[i].ready, &byte, 1)) status = KVF_ERR_DISCONNECTED;
+    }
     size_t num_samples = 0;
     for (unsigned i = 0; i < started; i++)
         if (status == KVF_OK && !write_all(processes[i].go, &byte, 1)) status = KVF_ERR_DISCONNECTED;
     for (unsigned i = 0; i < started; i++) {
         close(processes[i].go); /* who was told nothing ends by this */
+        await(processes[i].report, bar);
         kvf_status_t one = add_report(&processes[i], result, samples, &num_samples);
         if (status == KVF_OK) status = one;
         close(processes[i].ready);
@@ -137,6 +147,7 @@ kvf_status_t kvf_bench_run(const kvf_bench_task_t *task, kvf_bench_result_t *res
     result->p99_us = quantile(samples, num_samples, 0.99);
     result->p999_us = quantile(samples, num_samples, 0.999);
     free(samples);
+    kvf_bar_clear(bar);
     if (status != KVF_OK) fprintf(stderr, "kvfuse: a bench client failed: %s\n", kvf_status_text(status));
     return status;
 }

@@ -40,8 +40,10 @@ void kvf_bar_render(const kvf_bar_t *bar, uint64_t elapsed_ns, size_t columns, c
     char eta[16], tail[128], gauge[BAR_MAX + 5] = "";
     format_eta(bar, elapsed_s, eta, sizeof(eta));
     double rate = elapsed_s > 0 ? (double)bar->bytes / elapsed_s / 1e9 : 0;
+    char speed[32] = "";
+    if (bar->bytes) snprintf(speed, sizeof(speed), "  %.2f GB/s", rate);
     int tail_length =
-        snprintf(tail, sizeof(tail), "%" PRIu64 "/%" PRIu64 "  %.2f GB/s  eta %s", bar->done, bar->total, rate, eta);
+        snprintf(tail, sizeof(tail), "%" PRIu64 "/%" PRIu64 "%s  eta %s", bar->done, bar->total, speed, eta);
     size_t used = strlen(bar->label) + 2 + (size_t)tail_length + 4; /* 4: the brackets and two spaces */
     if (columns >= used + BAR_MIN) {
         size_t width = columns - used < BAR_MAX ? columns - used : BAR_MAX;
@@ -86,6 +88,10 @@ void kvf_bar_advance(kvf_bar_t *bar, uint64_t count, uint64_t bytes) {
     if (!bar->shown) return;
     uint64_t now = now_ns();
     if (now - bar->drawn_ns >= REDRAW_NS) draw(bar, now);
+}
+
+void kvf_bar_draw(kvf_bar_t *bar) {
+    if (bar->shown) draw(bar, now_ns());
 }
 
 void kvf_bar_clear(kvf_bar_t *bar) {

@@ -16,7 +16,7 @@ typedef struct kvf_bar {
     bool shown; /* `fd` is a terminal */
     bool drawn; /* there is a line to clear */
     const char *label;
-    uint64_t total, done, bytes;
+    uint64_t total, done, bytes; /* bytes 0: no rate is shown */
     uint64_t start_ns, drawn_ns; /* CLOCK_MONOTONIC */
 } kvf_bar_t;
 
@@ -27,6 +27,9 @@ void kvf_bar_start(kvf_bar_t *bar, int fd, const char *label, uint64_t total);
 /* `count` more pieces are done, which moved `bytes`. Redraws at most ten times a second; costs one look at the clock
  * else. */
 void kvf_bar_advance(kvf_bar_t *bar, uint64_t count, uint64_t bytes);
+
+/* Draws the line now. */
+void kvf_bar_draw(kvf_bar_t *bar);
 
 /* Clears the line; so must whoever prints in between. The next _advance draws it again. */
 void kvf_bar_clear(kvf_bar_t *bar);

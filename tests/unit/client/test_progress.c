@@ -37,7 +37,8 @@ Test(progress, time_left_is_for_people) {
 }
 
 Test(progress, edges_render) {
-    cr_assert(strstr(render((kvf_bar_t){.label = "get"}, 0, 80), "0/0  0.00 GB/s"));
+    cr_assert(strstr(render((kvf_bar_t){.label = "get"}, 0, 80), "0/0  eta ?"));
+    cr_assert(strstr(render((kvf_bar_t){.label = "get", .bytes = 1}, 0, 80), "0/0  0.00 GB/s"));
     char small[4];
     kvf_bar_render(&half, 1, 80, small, sizeof(small));
     cr_assert_str_eq(small, "put");
@@ -94,8 +95,11 @@ Test(progress, bar_is_drawn_at_most_ten_times_a_second, .init = open_terminal, .
     cr_assert_eq(text[0], '\r');
     cr_assert(line, "%s", text);
     cr_assert_null(strstr(line, "\r"), "drawn once");
+    kvf_bar_draw(&bar);
+    cr_assert(strstr(screen(), "60/1000"), "at once");
     kvf_bar_finish(&bar);
     cr_assert_str_eq(screen(), "\r\033[K");
+    kvf_bar_draw(&bar);
     kvf_bar_finish(&bar);
     cr_assert_str_eq(screen(), "", "finished already");
 }
