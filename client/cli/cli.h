@@ -39,6 +39,9 @@ typedef struct kvf_cli_connection {
 } kvf_cli_connection_t;
 
 extern const struct argp kvf_cli_connection_argp;
+/* -h, as --help, in each command by one of its children. */
+#define KVF_CLI_SHORT_HELP                                                                                             \
+    { NULL, 'h', NULL, OPTION_HIDDEN, NULL, 0 }
 #define KVF_CLI_CONNECTION_INIT                                                                                        \
     { .address = "127.0.0.1:7311", .timeout_ms = 10000 }
 

@@ -28,6 +28,7 @@ static error_t parse_connection(int key, char *argument, struct argp_state *stat
         connection->timeout_ms = (unsigned)count;
         return 0;
     case 'b': connection->busy_poll = true; return 0;
+    case 'h': argp_state_help(state, stdout, ARGP_HELP_STD_HELP); return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -38,6 +39,7 @@ static const struct argp_option connection_options[] = {
     {"transport", 't', "auto|shared|network", 0, "Shared memory on one host, or UCX (auto)", 0},
     {"timeout-ms", 'w', "MS", 0, "For connecting and for each request (10000)", 0},
     {"busy-poll", 'b', NULL, 0, "Spin instead of sleeping: lower latency, a whole core", 0},
+    KVF_CLI_SHORT_HELP,
     {0},
 };
 const struct argp kvf_cli_connection_argp = {.options = connection_options, .parser = parse_connection};
@@ -54,8 +56,16 @@ kvf_client_t *kvf_cli_connect(const kvf_cli_connection_t *connection, const char
     kvf_client_t *client;
     kvf_error_t error = {""};
     kvf_status_t status = kvf_connect(&options, &client, &error);
-    if (status == KVF_OK) return client;
+    if (status == KVF_OK) {
+        kvf_client_info_t info;
+        kvf_client_get_info(client, &info);
+        if (info.not_shared_why[0])
+            fprintf(stderr, "kvfuse: no shared memory, so by the network: %s\n", info.not_shared_why);
+        return client;
+    }
     fprintf(stderr, "kvfuse: %s: %s\n", kvf_status_text(status), error.text[0] ? error.text : connection->address);
+    if (status == KVF_ERR_TRANSPORT && !getenv("UCX_LOG_LEVEL"))
+        fprintf(stderr, "kvfuse: UCX_LOG_LEVEL=error in the environment lets UCX say why\n");
     return NULL;
 }
 

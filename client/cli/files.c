@@ -6,13 +6,14 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BATCH = 16 /* blocks a request */, DEPTH = 4 /* requests in flight */, PIECES_MAX = 2 * 1024 };
+enum { BATCH = 16 /* blocks a request */, DEPTH = 4 /* requests in flight */, LAYERS_MAX = 1024, TEXT_BYTES = 48 };
 
 typedef struct file_options {
     kvf_cli_connection_t connection;
     const char *path, *space, *out;
     uint64_t block_tokens;
-    bool verify;
+    bool verify, some_layers;
+    uint64_t first_layer, last_layer; /* get: with some_layers */
 } file_options_t;
 
 /* One batch of blocks under way. */
@@ -28,7 +29,9 @@ typedef struct job {
     const file_options_t *options;
     kvf_kvfile_t *file;
     const kvf_kvfile_info_t *info;
-    kvf_kvfile_output_t *output; /* get */
+    kvf_kvfile_output_t *output;      /* get */
+    uint32_t first_layer, num_layers; /* that are moved: all of them by a put */
+    uint64_t slice_bytes;             /* of a block, in those layers */
     kvf_client_t *client;
     kvf_space_t *space;
     uint8_t (*keys)[KVF_KVFILE_KEY_BYTES]; /* [requests, blocks] */
@@ -45,6 +48,10 @@ static int complain(const char *what, kvf_status_t status, const char *text) {
     return EXIT_FAILURE;
 }
 
+/* Of a block's pieces, which are two a layer, those of the layers that are moved. */
+static kvf_piece_t *pick(const job_t *job, kvf_piece_t *pieces) { return pieces + 2 * (size_t)job->first_layer; }
+static size_t num_picked(const job_t *job) { return 2 * (size_t)job->num_layers; }
+
 /* ---- batches ---- */
 
 /* The blocks from `first` on; a get leaves out those beyond what its request matched. */
@@ -57,11 +64,11 @@ static kvf_status_t submit(job_t *job, batch_t *batch) {
                                  : kvf_kvfile_pieces(job->file, request, block, pieces);
         if (!found) return KVF_ERR_INTERNAL;
         batch->blocks[i] = (kvf_block_t){.key = {job->keys[batch->numbers[i]], KVF_KVFILE_KEY_BYTES},
-                                         .pieces = pieces,
-                                         .num_pieces = num_pieces,
+                                         .pieces = pick(job, pieces),
+                                         .num_pieces = num_picked(job),
                                          .position = block * job->info->layout.block_tokens};
     }
-    kvf_request_options_t options = {.user = batch};
+    kvf_request_options_t options = {.user = batch, .first_layer = job->first_layer, .num_layers = job->num_layers};
     return job->output ? kvf_get(job->space, batch->blocks, batch->count, &options, batch->statuses, NULL)
                        : kvf_put(job->space, batch->blocks, batch->count, &options, batch->statuses, NULL);
 }
@@ -78,7 +85,7 @@ static void account(job_t *job, const kvf_completion_t *completion) {
         job->failed++;
         job->last_failure = status;
     }
-    kvf_bar_advance(&job->bar, batch->count, batch->count * job->info->block_bytes);
+    kvf_bar_advance(&job->bar, batch->count, batch->count * job->slice_bytes);
 }
 
 /* Moves the blocks `numbers` [count], DEPTH batches in flight. */
@@ -153,28 +160,38 @@ static int put(job_t *job, uint64_t *numbers) {
 
 /* ---- get ---- */
 
-/* Whether every block that came equals the file's, bit for bit. */
+/* " layers 2-3 of", or "" for all of them. Into `text` [TEXT_BYTES], which is returned. */
+static const char *tell_layers(const job_t *job, char *text) {
+    text[0] = 0;
+    if (job->options->some_layers)
+        snprintf(text, TEXT_BYTES, " layers %u-%u of", job->first_layer, job->first_layer + job->num_layers - 1);
+    return text;
+}
+
+/* Whether every block that came equals the file's, bit for bit, in the layers that were asked for. */
 static int verify(const job_t *job, const uint64_t *numbers, uint64_t count) {
-    size_t num_pieces = job->info->num_pieces;
     kvf_piece_t *want = job->batches[0].pieces, *have = job->batches[1].pieces;
     for (uint64_t i = 0; i < count; i++) {
         uint64_t request = numbers[i] / job->info->blocks, block = numbers[i] % job->info->blocks;
         if (!kvf_kvfile_pieces(job->file, request, block, want) ||
             !kvf_kvfile_output_pieces(job->output, request, block, have))
             return complain("verify", KVF_ERR_INTERNAL, "");
-        for (size_t p = 0; p < num_pieces; p++)
-            if (memcmp(want[p].base, have[p].base, want[p].bytes) != 0) {
+        const kvf_piece_t *wanted = pick(job, want), *came = pick(job, have);
+        for (size_t p = 0; p < num_picked(job); p++)
+            if (memcmp(wanted[p].base, came[p].base, wanted[p].bytes) != 0) {
                 fprintf(stderr, "kvfuse: request %llu, block %llu differs from %s\n", (unsigned long long)request,
                         (unsigned long long)block, job->options->path);
                 return EXIT_FAILURE;
             }
     }
-    printf("verify %llu blocks equal those of %s, bit for bit\n", (unsigned long long)count, job->options->path);
+    char layers[TEXT_BYTES];
+    printf("verify%s %llu blocks equal those of %s, bit for bit\n", tell_layers(job, layers), (unsigned long long)count,
+           job->options->path);
     return EXIT_SUCCESS;
 }
 
 static int get(job_t *job, uint64_t *numbers) {
-    char size[KVF_CLI_NUMBER_BYTES];
+    char size[KVF_CLI_NUMBER_BYTES], layers[TEXT_BYTES];
     kvf_error_t error = {""};
     uint64_t matched;
     double start = kvf_cli_now();
@@ -191,11 +208,11 @@ static int get(job_t *job, uint64_t *numbers) {
     if (status != KVF_OK) return complain("get", status, error.text);
     start = kvf_cli_now();
     status = move(job, numbers, matched);
-    double seconds = kvf_cli_now() - start, bytes = (double)(job->done * job->info->block_bytes);
+    double seconds = kvf_cli_now() - start, bytes = (double)(job->done * job->slice_bytes);
     kvf_bar_finish(&job->bar);
     if (status != KVF_OK) return complain("get", status, "");
-    printf("get    %llu blocks read (%s) in %.1f ms", (unsigned long long)job->done, kvf_cli_format_bytes(bytes, size),
-           seconds * 1e3);
+    printf("get   %s %llu blocks read (%s) in %.1f ms", tell_layers(job, layers), (unsigned long long)job->done,
+           kvf_cli_format_bytes(bytes, size), seconds * 1e3);
     if (job->done) printf(", %.2f GB/s", bytes / seconds / 1e9);
     putchar('\n');
     if (job->failed + job->missed) {
@@ -209,7 +226,9 @@ static int get(job_t *job, uint64_t *numbers) {
     job->output = NULL;
     status = kvf_kvfile_output_commit(output, &error);
     if (status != KVF_OK) return complain("get", status, error.text);
-    if (matched < num_blocks(job)) printf("       what was not stored is zeros in %s\n", job->options->out);
+    if (matched < num_blocks(job) || job->options->some_layers)
+        printf("       what was not %s is zeros in %s\n", matched < num_blocks(job) ? "stored" : "asked for",
+               job->options->out);
     return EXIT_SUCCESS;
 }
 
@@ -232,9 +251,26 @@ static bool take_memory(job_t *job) {
     return job->keys != NULL;
 }
 
+static int choose_layers(job_t *job) {
+    const file_options_t *options = job->options;
+    job->num_layers = job->info->layout.layers;
+    if (options->some_layers) {
+        if (options->last_layer >= job->num_layers) {
+            fprintf(stderr, "kvfuse: %s has layers 0-%u: there is no layer %llu\n", options->path, job->num_layers - 1,
+                    (unsigned long long)options->last_layer);
+            return EXIT_FAILURE;
+        }
+        job->first_layer = (uint32_t)options->first_layer;
+        job->num_layers = (uint32_t)(options->last_layer - options->first_layer + 1);
+    }
+    job->slice_bytes = job->info->block_bytes / job->info->layout.layers * job->num_layers;
+    return EXIT_SUCCESS;
+}
+
 static int start(job_t *job) {
     const kvf_layout_t *layout = &job->info->layout;
     const file_options_t *options = job->options;
+    if (choose_layers(job) != EXIT_SUCCESS) return EXIT_FAILURE;
     if (!job->info->blocks) {
         fprintf(stderr, "kvfuse: %s has %llu tokens a request, less than a block of %llu: see --block-tokens\n",
                 options->path, (unsigned long long)job->info->tokens, (unsigned long long)options->block_tokens);
@@ -291,6 +327,17 @@ done:
     return code;
 }
 
+/* "A-B", or "A" alone. */
+static bool parse_layers(char *text, file_options_t *options) {
+    char *dash = strchr(text, '-');
+    if (dash) *dash = 0;
+    bool valid = kvf_cli_parse_count(text, LAYERS_MAX - 1, &options->first_layer) &&
+                 kvf_cli_parse_count(dash ? dash + 1 : text, LAYERS_MAX - 1, &options->last_layer);
+    if (dash) *dash = '-';
+    options->some_layers = true;
+    return valid && options->first_layer <= options->last_layer;
+}
+
 static error_t parse(int key, char *argument, struct argp_state *state) {
     file_options_t *options = state->input;
     switch (key) {
@@ -302,6 +349,10 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
         return 0;
     case 'o': options->out = argument; return 0;
     case 'v': options->verify = true; return 0;
+    case 'l':
+        if (!parse_layers(argument, options))
+            argp_error(state, "--layers is A-B with A <= B, from 0 on, not '%s'", argument);
+        return 0;
     case ARGP_KEY_ARG:
         if (options->path) argp_error(state, "one file at a time");
         options->path = argument;
@@ -338,6 +389,7 @@ int kvf_command_get(int argc, char **argv) {
     static const struct argp_option table[] = {SHARED_OPTIONS,
                                                {"out", 'o', "OUT", 0, "File that the KV goes to (needed)", 0},
                                                {"verify", 'v', NULL, 0, "Compare it with FILE's own, bit for bit", 0},
+                                               {"layers", 'l', "A-B", 0, "Get only these layers, from 0 on (all)", 0},
                                                {0}};
     const struct argp argp = {
         .options = table,

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <ucs/config/global_opts.h>
 
 static const kvf_command_t commands[] = {
     {"ping", "Measure the round trip to a daemon", kvf_command_ping},
@@ -28,7 +29,14 @@ static void print_help(FILE *to) {
         "\nkvfuse COMMAND --help says more. The daemon is sought at 127.0.0.1:7311 unless --address says otherwise.\n");
 }
 
+/* What fails is said by us, once. UCX has read its environment when it was loaded: too late for setenv. */
+static void silence_ucx(void) {
+    if (!getenv("UCX_LOG_LEVEL")) ucs_global_opts_set_value("LOG_LEVEL", "fatal");
+}
+
 int main(int argc, char **argv) {
+    argp_err_exit_status = KVF_EXIT_USAGE;
+    silence_ucx();
     if (argc < 2) {
         print_help(stderr);
         return KVF_EXIT_USAGE;

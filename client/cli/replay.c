@@ -176,16 +176,47 @@ static int run_trace(replay_t *replay, FILE *file) {
     return EXIT_FAILURE;
 }
 
+static void set_count(json_t *object, const char *name, uint64_t count) {
+    json_object_set_new(object, name, json_integer((json_int_t)count));
+}
+
+/* `text` as JSON, in which a path may not be UTF-8: then what is not ASCII becomes '?'. */
+static json_t *make_json_text(const char *text) {
+    json_t *string = json_string(text);
+    char *copy = string ? NULL : strdup(text);
+    for (char *c = copy; c && *c; c++)
+        if ((unsigned char)*c > 0x7f) *c = '?';
+    if (copy) string = json_string(copy);
+    free(copy);
+    return string;
+}
+
+/* Rounded to a `scale`th, so that it prints short. `value` is not negative. */
+static json_t *make_json_real(double value, double scale) {
+    return json_real((double)(uint64_t)(value * scale + 0.5) / scale);
+}
+
+static void print_json(const replay_t *replay, double ratio, double seconds) {
+    json_t *object = json_object();
+    json_object_set_new(object, "trace", make_json_text(replay->options->trace));
+    set_count(object, "requests", replay->requests);
+    set_count(object, "blocks", replay->blocks);
+    set_count(object, "matched", replay->matched);
+    json_object_set_new(object, "prefix_hit_ratio", make_json_real(ratio, 1e4));
+    set_count(object, "got", replay->got);
+    set_count(object, "wrong", replay->wrong);
+    set_count(object, "put", replay->put);
+    set_count(object, "refused", replay->refused);
+    json_object_set_new(object, "seconds", make_json_real(seconds, 1e2));
+    json_dumpf(object, stdout, JSON_REAL_PRECISION(12));
+    putchar('\n');
+    json_decref(object);
+}
+
 static void print_result(const replay_t *replay, double seconds) {
     double ratio = replay->blocks ? (double)replay->matched / (double)replay->blocks : 0;
     if (replay->options->json) {
-        printf(
-            "{\"trace\": \"%s\", \"requests\": %llu, \"blocks\": %llu, \"matched\": %llu, \"prefix_hit_ratio\": %.4f, "
-            "\"got\": %llu, \"wrong\": %llu, \"put\": %llu, \"refused\": %llu, \"seconds\": %.2f}\n",
-            replay->options->trace, (unsigned long long)replay->requests, (unsigned long long)replay->blocks,
-            (unsigned long long)replay->matched, ratio, (unsigned long long)replay->got,
-            (unsigned long long)replay->wrong, (unsigned long long)replay->put, (unsigned long long)replay->refused,
-            seconds);
+        print_json(replay, ratio, seconds);
         return;
     }
     printf("%llu requests of %llu blocks in %.1f s: prefix hit ratio %.1f %%\n"

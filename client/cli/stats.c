@@ -10,7 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { ANSWER_BYTES_MAX = 16 << 20, ANSWER_TIMEOUT_S = 5 };
+enum { ANSWER_BYTES_MAX = 16 << 20, ANSWER_TIMEOUT_S = 2 };
 
 /* ---- the socket ---- */
 
@@ -19,6 +19,7 @@ static error_t parse_socket(int key, char *argument, struct argp_state *state) {
     switch (key) {
     case 's': socket_options->path = argument; return 0;
     case 'a': socket_options->address = argument; return 0;
+    case 'h': argp_state_help(state, stdout, ARGP_HELP_STD_HELP); return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -27,37 +28,40 @@ static const struct argp_option socket_options_table[] = {
     {NULL, 0, NULL, 0, "Stats socket:", 1},
     {"socket", 's', "PATH", 0, "The daemon's stats socket (by the port of --address)", 0},
     {"address", 'a', "HOST:PORT", 0, "The daemon on this host (127.0.0.1:7311)", 0},
+    KVF_CLI_SHORT_HELP,
     {0},
 };
 const struct argp kvf_cli_socket_argp = {.options = socket_options_table, .parser = parse_socket};
 
-static int open_socket(const kvf_cli_socket_t *options) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
+static bool find_socket(const kvf_cli_socket_t *options, struct sockaddr_un *address) {
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
     int length;
     if (options->path) {
-        length = snprintf(address.sun_path, sizeof(address.sun_path), "%s", options->path);
+        length = snprintf(address->sun_path, sizeof(address->sun_path), "%s", options->path);
     } else {
         const char *colon = strrchr(options->address, ':');
         char folder[64];
         kvf_runtime_dir_default(folder, sizeof(folder));
         length =
-            snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s.stats", folder, colon ? colon + 1 : "7311");
+            snprintf(address->sun_path, sizeof(address->sun_path), "%s/%s.stats", folder, colon ? colon + 1 : "7311");
     }
-    if (length < 0 || (size_t)length >= sizeof(address.sun_path)) {
-        fprintf(stderr, "kvfuse: the path of the stats socket is too long\n");
-        return -1;
-    }
+    if (length >= 0 && (size_t)length < sizeof(address->sun_path)) return true;
+    fprintf(stderr, "kvfuse: the path of the stats socket is too long\n");
+    return false;
+}
+
+static int open_socket(const struct sockaddr_un *address) {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct timeval patience = {.tv_sec = ANSWER_TIMEOUT_S};
     if (fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) &&
         !setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) &&
-        !connect(fd, (struct sockaddr *)&address, sizeof(address)))
+        !connect(fd, (const struct sockaddr *)address, sizeof(*address)))
         return fd;
     fprintf(
         stderr,
         "kvfuse: cannot open the stats socket %s: %s\nkvfuse: is kvfused running on this host? --socket names that of "
         "another user's daemon, or of one with --runtime-dir\n",
-        address.sun_path, strerror(errno));
+        address->sun_path, strerror(errno));
     if (fd >= 0) close(fd);
     return -1;
 }
@@ -69,7 +73,17 @@ static char *find_end(char *answer) {
     return end ? end + 1 : NULL;
 }
 
-static char *read_answer(int fd) {
+static void complain(const char *path, bool is_closed) {
+    if (is_closed)
+        fprintf(stderr, "kvfuse: the daemon closed its stats socket %s before it had answered\n", path);
+    else if (errno == EAGAIN)
+        fprintf(stderr, "kvfuse: the daemon at %s does not answer within %d s: it hangs, or is stopped\n", path,
+                ANSWER_TIMEOUT_S);
+    else
+        fprintf(stderr, "kvfuse: the stats socket %s fails: %s\n", path, strerror(errno));
+}
+
+static char *read_answer(int fd, const char *path) {
     size_t used = 0, capacity = 64 << 10;
     char *answer = malloc(capacity);
     while (answer) {
@@ -80,7 +94,7 @@ static char *read_answer(int fd) {
         }
         ssize_t got = read(fd, answer + used, capacity - used - 1);
         if (got <= 0) {
-            fprintf(stderr, "kvfuse: the stats socket gave no whole answer: %s\n", got ? strerror(errno) : "closed");
+            complain(path, !got);
             break;
         }
         used += (size_t)got;
@@ -100,15 +114,16 @@ static char *read_answer(int fd) {
 }
 
 char *kvf_cli_ask(const kvf_cli_socket_t *options, const char *line) {
-    int fd = open_socket(options);
+    struct sockaddr_un address;
+    int fd = find_socket(options, &address) ? open_socket(&address) : -1;
     if (fd < 0) return NULL;
     char request[64];
     int length = snprintf(request, sizeof(request), "%s\n", line);
     char *answer = NULL;
     if (send(fd, request, (size_t)length, MSG_NOSIGNAL) == length)
-        answer = read_answer(fd);
+        answer = read_answer(fd, address.sun_path);
     else
-        fprintf(stderr, "kvfuse: cannot ask the stats socket: %s\n", strerror(errno));
+        complain(address.sun_path, false);
     close(fd);
     return answer;
 }
@@ -161,8 +176,10 @@ static int print_brief(const ask_options_t *options) {
     json_object_foreach(json_object_get(stats, "operations"), name, operation) {
         const json_t *latency = json_object_get(operation, "latency_ns");
         if (!number(operation, "requests")) continue;
-        printf("  %-6s %6lld requests %8lld keys   p50 %7.1f us   p99 %7.1f us\n", name, number(operation, "requests"),
-               number(operation, "keys"), (double)number(latency, "p50") / 1e3, (double)number(latency, "p99") / 1e3);
+        printf("  %-6s %6lld requests %8lld keys, %8lld %s   p50 %7.1f us   p99 %7.1f us\n", name,
+               number(operation, "requests"), number(operation, "keys"), number(operation, "hits"),
+               strcmp(name, "put") ? "found        " : "there already", (double)number(latency, "p50") / 1e3,
+               (double)number(latency, "p99") / 1e3);
     }
     json_decref(stats);
     return EXIT_SUCCESS;
@@ -173,7 +190,8 @@ int kvf_command_stats(int argc, char **argv) {
         {"json", 'j', NULL, 0, "As one line of JSON", 0}, {"brief", 'B', NULL, 0, "A few lines for people", 0}, {0}};
     const struct argp argp = {.options = table,
                               .parser = parse_ask,
-                              .doc = "Prints what a daemon on this host counts.",
+                              .doc = "Prints what a daemon on this host counts.\vHits are keys that were there: of a "
+                                     "put, those that were stored already; its misses are the keys that it brought.",
                               .children = ask_children};
     ask_options_t options = {.socket = KVF_CLI_SOCKET_INIT};
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;

@@ -50,7 +50,7 @@ static void print_bar(FILE *to, const char *name, double used, double total, uns
 
 static void print_operations(FILE *to, const json_t *now, const json_t *before, double seconds) {
     fprintf(to, "%-8s %10s %11s %7s %9s %9s %10s %10s %10s  (latencies: since the start)\n", "", "requests/s", "keys/s",
-            "hits", "GB/s in", "GB/s out", "p50 us", "p99 us", "p99.9 us");
+            "found", "GB/s in", "GB/s out", "p50 us", "p99 us", "p99.9 us");
     const char *name;
     json_t *operation;
     json_object_foreach(json_object_get(now, "operations"), name, operation) {
@@ -207,7 +207,9 @@ int kvf_command_top(int argc, char **argv) {
     const struct argp argp = {
         .options = table,
         .parser = parse,
-        .doc = "Watches a daemon on this host. Rates are of the last interval, latencies since its start.",
+        .doc =
+            "Watches a daemon on this host. Rates are of the last interval, latencies since its start. Found: the "
+            "share of the keys that were there; of a put those that were stored already, and so were not stored again.",
         .children = children};
     top_options_t options = {.socket = KVF_CLI_SOCKET_INIT, .interval_ms = 1000};
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;

@@ -48,6 +48,14 @@ for transport in shared network; do
         --out "$work/back.safetensors" --verify
     cmp -s "$sample" "$work/back.safetensors" || fail "$transport: the file that came back is another"
 done
+# layers alone
+for transport in shared network; do
+    says 0 'verify layers 1-2 of 20 blocks equal' "$kvfuse" get --address "$address" --transport $transport \
+        --space $transport "$sample" --layers 1-2 --out "$work/part.safetensors" --verify
+    ! cmp -s "$sample" "$work/part.safetensors" || fail "$transport: layers that nobody asked for came"
+done
+says 1 'there is no layer 99' "$kvfuse" get --address "$address" "$sample" --layers 0-99 --out "$work/b"
+says 2 'layers is A-B' "$kvfuse" get --address "$address" "$sample" --layers 3-2 --out "$work/b"
 # what one transport put, the other gets
 says 0 'bit for bit' "$kvfuse" get --address "$address" --transport network --space shared "$sample" --out "$work/b" --verify
 
@@ -64,7 +72,13 @@ says 1 '0 of 20 blocks are stored' "$kvfuse" get --address "$address" --space em
 says 2 '\-\-out' "$kvfuse" get --address "$address" "$sample"
 says 2 "no command 'nonsense'" "$kvfuse" nonsense
 says 0 'Usage' "$kvfuse" --help
-for command in ping put get stats spaces clients config top bench replay; do says 0 'Usage' "$kvfuse" $command --help; done
+for command in ping put get stats spaces clients config top bench replay; do
+    says 0 'Usage' "$kvfuse" $command --help
+    says 0 'Usage' "$kvfuse" $command -h
+    says 2 'unrecognized option' "$kvfuse" $command --nonsense
+done
+says 2 'is a list of put, get, match' "$kvfuse" bench --ops put,gets
+says 2 'is a list of shared, network' "$kvfuse" bench --transports sharednetwork
 says 1 'cannot open the stats socket' "$kvfuse" stats --socket "$work/none.stats"
 says 1 'in use' "$kvfused" --address "$address" --runtime-dir "$work" --host-bytes 64MiB
 says 2 'host-bytes' "$kvfused" --host-bytes 8XB
@@ -77,6 +91,13 @@ mkfifo "$work/pipe"
 says 1 'no regular file' "$kvfuse" get --address "$address" --space shared "$sample" --out "$work/pipe"
 [ -p "$work/pipe" ] || fail "a pipe was replaced by a file"
 [ ! -e /dev/full ] || says 1 'cannot write the output' sh -c "'$kvfuse' spaces --socket '$socket' >/dev/full"
+
+# a memory socket that cannot be seen: auto says so and goes by the network
+memory="${socket%.stats}.mem"
+mv "$memory" "$memory.away"
+says 0 'no shared memory, so by the network: .* not to be seen' "$kvfuse" ping --address "$address"
+says 1 'no shared memory: .* not to be seen' "$kvfuse" ping --address "$address" --transport shared
+mv "$memory.away" "$memory"
 
 # what admins see
 says 0 '^blocks 36$' "$kvfuse" stats --socket "$socket"
@@ -91,13 +112,22 @@ while [ $i -le 10 ]; do
     echo "{\"timestamp\": $i, \"input_length\": 4096, \"output_length\": 1, \"hash_ids\": [0, 1, 2, 3, ${i}1, ${i}2, ${i}3, ${i}4]}"
     i=$((i + 1))
 done >"$work/trace.jsonl"
-says 0 '"prefix_hit_ratio": 0.4500' "$kvfuse" replay --address "$address" --json "$work/trace.jsonl"
+says 0 '"prefix_hit_ratio": 0.45,' "$kvfuse" replay --address "$address" --json "$work/trace.jsonl"
+cp "$work/trace.jsonl" "$work/a \"trace\".jsonl"
+says 0 'a \\"trace\\".jsonl' "$kvfuse" replay --address "$address" --json "$work/a \"trace\".jsonl"
 echo '{"hash_ids": 7}' >"$work/bad.jsonl"
 says 1 'bad.jsonl:1' "$kvfuse" replay --address "$address" "$work/bad.jsonl"
 
 # a measurement, small
+says 0 '32 KiB x 16 x 2 clients' "$kvfuse" bench --address "$address" --socket "$socket" --no-ceilings --ms 100 --sizes 32K \
+    --set-bytes 4M --depth 2 --clients 2 --ops put --transports network
 says 0 '"op": "match"' "$kvfuse" bench --address "$address" --socket "$socket" --no-ceilings --json --ms 100 --sizes 32K \
     --set-bytes 4M --depth 2
+
+# a daemon that hangs
+kill -STOP "$daemon"
+says 1 "$socket does not answer within 2 s" "$kvfuse" stats --socket "$socket"
+kill -CONT "$daemon"
 
 kill "$daemon"
 wait "$daemon" || fail "SIGTERM: the daemon exits with $?"
