@@ -180,3 +180,7 @@ uint64_t kvf_layout_block_bytes(const kvf_layout_t *l) { return l->layers * kvf_
 size_t kvf_layout_num_frequencies(const kvf_layout_t *layout) {
     return (size_t)layout->rope_tables * (layout->rope_dim / 2);
 }
+
+uint32_t kvf_layout_rope_table(const kvf_layout_t *layout, uint32_t layer) {
+    return layout->rope_tables > 1 ? layer : 0;
+}

@@ -75,5 +75,7 @@ KVF_EXPORTED uint64_t kvf_layout_block_bytes(const kvf_layout_t *layout);
 
 /* Floats in rope_frequencies: rope_tables × rope_dim / 2. */
 size_t kvf_layout_num_frequencies(const kvf_layout_t *layout);
+/* Which of the rope_tables holds for `layer` (below layers): its own, or the only one. */
+uint32_t kvf_layout_rope_table(const kvf_layout_t *layout, uint32_t layer);
 
 #endif
