@@ -16,6 +16,7 @@ static bool has_ref(void) { return true; }
 static void fill_ref(kvf_kernels_t *table) {
     kvf__copy_hash_fill_ref(table);
     kvf__rans_fill_ref(table);
+    kvf__quantise_fill_ref(table);
     kvf__hamming_fill_ref(table);
     kvf__transform_fill_ref(table);
 }

@@ -74,6 +74,19 @@ typedef struct kvf_kernels {
 
     /* Distances [count] of `query` [words] to each of `sketches` [count, words], in bits. words: 1, 2, 4 or 8. */
     void (*hamming)(uint16_t *distances, const uint64_t *query, const uint64_t *sketches, size_t count, unsigned words);
+
+    /* ---- quantisers of row groups; step16 and inverse16 (about 1 / step) are by lane ---- */
+
+    /* q = v × inverse, rounded to nearest, ties to even. */
+    void (*quantise)(float *q, const float *v, const float *inverse16, unsigned dim);
+    /* Σ (v − q × step)² by lane, for that q. */
+    void (*quantise_errors)(float *errors16, const float *v, const float *inverse16, const float *step16, unsigned dim);
+    /* z = q × step + p, one rounding; p NULL: 0. May be in place. */
+    void (*dequantise)(float *z, const float *q, const float *step16, const float *p, unsigned dim);
+    /* About Σ log2(1 + |v × inverse|) by lane: what a row costs, up to a constant a component. */
+    void (*magnitude_bits)(float *bits16, const float *v, const float *inverse16, unsigned dim);
+    /* to[i][lane] = from[i][from_lane[lane]] on the lanes of `lanes`; the others stay. from_lane is 0..15. */
+    void (*move_lanes)(float *to, const float *from, const int32_t *from_lane, uint32_t lanes, unsigned dim);
 } kvf_kernels_t;
 
 /* The table of this processor. */

@@ -76,14 +76,14 @@ size_t kvf_rans_encoder_finish(kvf_rans_encoder_t *encoder, uint32_t sets, uint8
     uint8_t *word = to + bound;
     for (size_t i = encoder->num_ops; i-- > 0;) {
         const kvf_rans_op_t *op = &encoder->ops[i];
-        uint32_t x = state[op->state];
+        uint32_t x = state[op->state & (states - 1)];
         if (x >= (uint64_t)op->freq << (32 - op->bits)) {
             word -= 2;
             word[0] = (uint8_t)x;
             word[1] = (uint8_t)(x >> 8);
             x >>= 16;
         }
-        state[op->state] = ((x / op->freq) << op->bits) + x % op->freq + op->start;
+        state[op->state & (states - 1)] = ((x / op->freq) << op->bits) + x % op->freq + op->start;
     }
     size_t word_bytes = (size_t)(to + bound - word);
     for (size_t i = 0; i < states; i++) store32(to + 4 * i, state[i]);

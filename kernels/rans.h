@@ -76,7 +76,8 @@ static inline void kvf_rans_put(kvf_rans_encoder_t *encoder, unsigned state, uns
 }
 /* The most bytes that finish may write. */
 size_t kvf_rans_encoder_bound(const kvf_rans_encoder_t *encoder, uint32_t sets);
-/* Writes the stream to the front of `to` [bound bytes]; returns its bytes, 0 if the encoder had failed. */
+/* Writes the stream to the front of `to` [bound bytes]; returns its bytes, 0 if the encoder had failed. With one set, what
+ * was noted for the second one goes to the first. */
 size_t kvf_rans_encoder_finish(kvf_rans_encoder_t *encoder, uint32_t sets, uint8_t *to);
 
 #endif
