@@ -271,7 +271,7 @@ static void parse_transports(bench_options_t *options, char *text, struct argp_s
 static void parse_sizes(bench_options_t *options, char *text, struct argp_state *state) {
     options->num_sizes = 0;
     for (char *rest = NULL, *size = strtok_r(text, ",", &rest); size; size = strtok_r(NULL, ",", &rest)) {
-        uint64_t bytes;
+        uint64_t bytes = 0;
         if (options->num_sizes == SIZES_MAX || !kvf_cli_parse_bytes(size, &bytes) || bytes < 4096 || bytes % 4096 ||
             bytes > 64 << 20)
             argp_error(state, "--sizes are up to %d multiples of 4K of at most 64M, not '%s'", SIZES_MAX, size);

@@ -144,8 +144,7 @@ KVF_API void kvf_client_options_init(kvf_client_options_t *options);
 /* Connects to a daemon, within connect_timeout_ms; before that it resolves a name in `address`, which takes as long as
  * the host's resolver does (many seconds, where its server is away; an address in numbers takes no time). Blocks. On
  * success `*client` is the caller's, to be closed by kvf_close. Fails with KVF_ERR_UNREACHABLE, _TIMEOUT, _VERSION,
- * _ADDRESS, _BUSY (the daemon's sessions are used up), …
- * and `error` (may be NULL) says more. */
+ * _ADDRESS, _BUSY (the daemon's sessions are used up), … and `error` (may be NULL) says more. */
 KVF_API_CHECK kvf_status_t kvf_connect(const kvf_client_options_t *options, kvf_client_t **client, kvf_error_t *error);
 
 /* Ends what is in flight (KVF_ERR_CANCELED, not delivered), disconnects, frees the client, its spaces and memory.
