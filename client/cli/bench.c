@@ -277,6 +277,7 @@ static void parse_sizes(bench_options_t *options, char *text, struct argp_state 
             argp_error(state, "--sizes are up to %d multiples of 4K of at most 64M, not '%s'", SIZES_MAX, size);
         options->sizes[options->num_sizes++] = bytes;
     }
+    if (!options->num_sizes) argp_error(state, "--sizes is a list of bytes: 32K,2M");
 }
 
 static uint64_t parse_number(const char *name, const char *text, uint64_t min, uint64_t max, struct argp_state *state) {
