@@ -12,8 +12,11 @@ enum { RECEIVING_MAX = 16 /* rendezvous under way on one connection */ };
 void kvf__conn_settle(kvf_conn_t *conn) {
     if (!conn->ep_is_gone || conn->num_sending || conn->num_receiving) return;
     kvf_worker_t *worker = conn->worker;
-    HASH_DEL(worker->by_ep, conn);
-    worker->callbacks.on_closed(conn->user, conn->why);
+    worker->num_conns--;
+    if (conn->hh.tbl) {
+        HASH_DEL(worker->by_ep, conn);
+        worker->callbacks.on_closed(conn->user, conn->why);
+    }
     free(conn);
 }
 
@@ -72,7 +75,12 @@ static kvf_status_t create(kvf_worker_t *worker, ucp_ep_params_t *params, void *
         free(conn);
         return kvf_status_from_ucs(status);
     }
+    worker->num_conns++;
     HASH_ADD_PTR(worker->by_ep, ep, conn);
+    if (!conn->hh.tbl) {
+        kvf_conn_close(conn, KVF_ERR_NO_MEMORY);
+        return KVF_ERR_NO_MEMORY;
+    }
     *out = conn;
     return KVF_OK;
 }

@@ -82,11 +82,11 @@ static void on_prepare(uv_prepare_t *prepare) {
 }
 
 static kvf_status_t start_handles(kvf_worker_t *worker, int event_fd) {
-    int error = uv_prepare_init(worker->loop, &worker->prepare);
-    if (!error) error = uv_idle_init(worker->loop, &worker->idle);
-    if (!error) error = uv_timer_init(worker->loop, &worker->nap);
-    if (!error) error = uv_poll_init(worker->loop, &worker->wake, event_fd);
-    if (error) return kvf_status_from_errno(-error); /* all but the last cannot fail: nothing to undo but the worker */
+    int error = uv_poll_init(worker->loop, &worker->wake, event_fd);
+    if (error) return kvf_status_from_errno(-error); /* the loop knows none of the handles yet: they may be freed */
+    uv_prepare_init(worker->loop, &worker->prepare); /* these cannot fail */
+    uv_idle_init(worker->loop, &worker->idle);
+    uv_timer_init(worker->loop, &worker->nap);
     worker->prepare.data = worker->idle.data = worker->nap.data = worker->wake.data = worker;
     worker->open_handles = 4;
     uv_prepare_start(&worker->prepare, on_prepare);
@@ -139,8 +139,6 @@ err_free:
 
 void kvf_worker_set_has_work(kvf_worker_t *worker, bool has_work) { worker->has_work = has_work; }
 
-size_t kvf_worker_num_conns(const kvf_worker_t *worker) { return HASH_COUNT(worker->by_ep); }
-
 static void on_handle_closed(uv_handle_t *handle) {
     kvf_worker_t *worker = handle->data;
     if (--worker->open_handles == 0) free(worker);
@@ -152,14 +150,14 @@ void kvf_worker_destroy(kvf_worker_t *worker) {
     HASH_ITER(hh, worker->by_ep, conn, next) kvf_conn_close(conn, KVF_ERR_SHUTDOWN);
     /* UCX aborts (1.13) when a worker with requests is destroyed: force-closed endpoints end theirs, then all is well. */
     uint64_t deadline = uv_hrtime() + DESTROY_WAIT_MS * UINT64_C(1000000);
-    while (worker->by_ep && uv_hrtime() < deadline) {
+    while (worker->num_conns && uv_hrtime() < deadline) {
         kvf__worker_start_closes(worker);
         ucp_worker_progress(worker->ucp);
     }
     uv_prepare_stop(&worker->prepare);
     uv_poll_stop(&worker->wake);
-    if (worker->by_ep) {
-        kvf_log_error("%u connections did not close, their worker is left behind", HASH_COUNT(worker->by_ep));
+    if (worker->num_conns) {
+        kvf_log_error("%zu connections did not close, their worker is left behind", worker->num_conns);
         worker->open_handles++; /* keep what UCX may still call back into */
     } else {
         ucp_worker_destroy(worker->ucp);

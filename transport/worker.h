@@ -47,16 +47,14 @@ void kvf_worker_destroy(kvf_worker_t *worker);
  * there is something, and does not spin or arm. */
 void kvf_worker_set_has_work(kvf_worker_t *worker, bool has_work);
 
-/* Connections that are not closed yet. */
-size_t kvf_worker_num_conns(const kvf_worker_t *worker);
-
 /* ---- connections ---- */
 
 /* Starts to connect; sends may follow at once. Failure comes by on_closed. `user` goes to the callbacks. */
 kvf_status_t kvf_conn_connect(kvf_worker_t *worker, const struct sockaddr *address, socklen_t address_bytes, void *user,
                               kvf_conn_t **conn) KVF_MUST_CHECK;
 
-/* Accepts what a listener was handed, also one of another worker of the same context. Consumes `request` in any case. */
+/* Accepts what a listener was handed, also one of another worker of the same context. Consumes `request`, unless there is no
+ * memory for a connection: the client's connect then times out. */
 kvf_status_t kvf_conn_accept(kvf_worker_t *worker, ucp_conn_request_h request, void *user,
                              kvf_conn_t **conn) KVF_MUST_CHECK;
 

@@ -4,6 +4,7 @@
 
 #include "transport/worker.h"
 
+#define HASH_NONFATAL_OOM 1 /* else uthash ends the process, which may be an engine */
 #include <uthash.h>
 
 enum { KVF__AM_ID = 1 };
@@ -20,6 +21,7 @@ struct kvf_worker {
     bool has_work;         /* of the loop's other users: do not spin */
     unsigned open_handles; /* of the four above, until libuv lets go of them */
     unsigned busy_rounds;  /* in a row, with nothing brought */
+    size_t num_conns;      /* that UCX has not let go of */
     kvf_conn_t *by_ep;     /* uthash: UCX's reply endpoint -> connection */
     kvf_conn_t *closing;   /* asked to close, to be started by the loop */
 };
@@ -28,7 +30,7 @@ struct kvf_conn {
     kvf_worker_t *worker;
     ucp_ep_h ep;
     void *user;
-    UT_hash_handle hh;
+    UT_hash_handle hh; /* hh.tbl NULL: there was no memory to list it, and its user does not know it */
     kvf_conn_t *next_closing;
     bool is_closing; /* close was asked for */
     bool ep_is_gone; /* UCX has closed the endpoint */
