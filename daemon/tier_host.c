@@ -94,7 +94,8 @@ static void reclaim_step(kvf_tier_host_t *tier) {
     kvf_host_segment_t *segment = tier->returned;
     tier->returned = segment->next;
     pthread_mutex_unlock(&tier->lock);
-    kvf_segment_discard(&segment->memory);
+    kvf_status_t status = kvf_segment_discard(&segment->memory);
+    if (status) kvf_log_warn("an empty segment stays until its last reader goes: %s", kvf_status_text(status));
     kvf_tier_host_unref(segment);
     pthread_mutex_lock(&tier->lock);
     tier->num_returned--;

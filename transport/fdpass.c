@@ -83,21 +83,22 @@ kvf_status_t kvf_fdpass_send(int fd, const void *message, size_t bytes, int pass
     return (size_t)sent == bytes ? KVF_OK : KVF_ERR_IO;
 }
 
-static int take_descriptor(struct msghdr *packet) {
-    int passed = -1;
+/* Takes the descriptors that came: the first into `*passed`, the others are closed. Returns how many there were. */
+static size_t take_descriptors(struct msghdr *packet, int *passed) {
+    size_t taken = 0;
     for (struct cmsghdr *part = CMSG_FIRSTHDR(packet); part; part = CMSG_NXTHDR(packet, part)) {
         if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
         size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
         for (size_t i = 0; i < count; i++) {
             int each;
             memcpy(&each, CMSG_DATA(part) + i * sizeof(int), sizeof(int));
-            if (passed < 0)
-                passed = each;
+            if (taken++ == 0)
+                *passed = each;
             else
                 close(each);
         }
     }
-    return passed;
+    return taken;
 }
 
 kvf_status_t kvf_fdpass_receive(int fd, void *message, size_t bytes, int *passed) {
@@ -108,10 +109,12 @@ kvf_status_t kvf_fdpass_receive(int fd, void *message, size_t bytes, int *passed
         .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
     ssize_t received = recvmsg(fd, &packet, MSG_CMSG_CLOEXEC);
     if (received < 0) return kvf_status_from_errno(errno);
-    int descriptor = take_descriptor(&packet);
-    if (received == 0 && descriptor < 0) return KVF_ERR_DISCONNECTED;
-    if ((size_t)received != bytes || packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
-        if (descriptor >= 0) close(descriptor);
+    int descriptor = -1;
+    size_t taken = take_descriptors(&packet, &descriptor);
+    if (received == 0 && !taken) return KVF_ERR_DISCONNECTED;
+    /* Alignment leaves the control buffer room for a second descriptor: the kernel does not call that truncated. */
+    if ((size_t)received != bytes || taken > KVF_FDPASS_FDS_MAX || packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+        if (taken) close(descriptor);
         return KVF_ERR_PROTOCOL;
     }
     *passed = descriptor;

@@ -26,7 +26,9 @@ kvf_status_t kvf_fdpass_accept(int listener, int *fd) KVF_MUST_CHECK;
 kvf_status_t kvf_fdpass_send(int fd, const void *message, size_t bytes, int passed) KVF_MUST_CHECK;
 
 /* Receives one packet of exactly `bytes` bytes; `*passed` is a descriptor for the caller to close, or -1. KVF_ERR_BUSY: none
- * is there. KVF_ERR_DISCONNECTED: the peer has gone. KVF_ERR_PROTOCOL: a packet of another size (its descriptors are closed). */
+ * is there. KVF_ERR_DISCONNECTED: the peer has gone. KVF_ERR_PROTOCOL: a packet of another size or with more
+ * than one descriptor (they are closed). Who may connect must be trusted not to hold up the caller all the same: closing a
+ * descriptor of a FUSE file, or of a socket that lingers, waits for its other end. */
 kvf_status_t kvf_fdpass_receive(int fd, void *message, size_t bytes, int *passed) KVF_MUST_CHECK;
 
 #endif

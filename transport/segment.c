@@ -46,8 +46,9 @@ kvf_status_t kvf_segment_populate(const kvf_segment_t *segment, size_t offset, s
     return errno == EFAULT || errno == EHWPOISON ? KVF_ERR_NO_MEMORY : kvf_status_from_errno(errno);
 }
 
-void kvf_segment_discard(const kvf_segment_t *segment) {
-    fallocate(segment->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)segment->bytes);
+kvf_status_t kvf_segment_discard(const kvf_segment_t *segment) {
+    int failure = fallocate(segment->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)segment->bytes);
+    return failure ? kvf_status_from_errno(errno) : KVF_OK;
 }
 
 int kvf_segment_open_read_only(const kvf_segment_t *segment) {
@@ -57,12 +58,13 @@ int kvf_segment_open_read_only(const kvf_segment_t *segment) {
 }
 
 kvf_status_t kvf_segment_map(int fd, uint64_t max_bytes, kvf_segment_t *segment, const char **why) {
+    /* First: no file system is asked for seals, whereas one of the peer's (FUSE) may take for ever to answer fstat. */
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || !(seals & F_SEAL_SHRINK)) return *why = "memory whose size is not sealed", KVF_ERR_INVALID;
     struct stat about;
     struct statfs on;
     if (fstat(fd, &about) || fstatfs(fd, &on)) return *why = "memory that cannot be looked at", KVF_ERR_INVALID;
     if (!S_ISREG(about.st_mode) || on.f_type != TMPFS_MAGIC) return *why = "memory that is no memfd", KVF_ERR_INVALID;
-    int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || !(seals & F_SEAL_SHRINK)) return *why = "memory whose size is not sealed", KVF_ERR_INVALID;
     if (about.st_size <= 0) return *why = "memory of no size", KVF_ERR_INVALID;
     if ((uint64_t)about.st_size > max_bytes) return *why = "more memory than may be shared", KVF_ERR_TOO_LARGE;
     void *base = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_SHARED, fd, 0);

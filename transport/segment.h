@@ -27,8 +27,9 @@ kvf_status_t kvf_segment_create(const char *name, size_t bytes, kvf_segment_t *s
 /* Makes the pages of [offset, offset + bytes) present. Returns KVF_ERR_NO_MEMORY when the machine has none. */
 kvf_status_t kvf_segment_populate(const kvf_segment_t *segment, size_t offset, size_t bytes) KVF_MUST_CHECK;
 
-/* Gives all pages back to the machine, also those that others map: they read zeros from then on. */
-void kvf_segment_discard(const kvf_segment_t *segment);
+/* Gives all pages back to the machine, also those that others map: they read zeros from then on. If it fails, the pages stay
+ * until the last mapping goes. */
+kvf_status_t kvf_segment_discard(const kvf_segment_t *segment) KVF_MUST_CHECK;
 
 /* A new descriptor of it for reading alone, for the caller to close; -1 on failure. */
 int kvf_segment_open_read_only(const kvf_segment_t *segment);

@@ -25,7 +25,9 @@ Test(segment, a_reader_sees_what_the_owner_writes_and_cannot_write_itself) {
     cr_assert_eq(kvf_segment_map(fd, BYTES, &view, &why), KVF_OK);
     memset(segment.base, 0x5a, BYTES);
     cr_assert_eq(view.base[BYTES - 1], 0x5a);
-    kvf_segment_discard(&segment);
+    cr_assert_lt(kvf_segment_discard(&view), 0, "what is lent for reading is not the reader's to discard");
+    cr_assert_eq(view.base[BYTES - 1], 0x5a);
+    cr_assert_eq(kvf_segment_discard(&segment), KVF_OK);
     cr_assert_eq(view.base[BYTES - 1], 0, "a discarded segment must not show its old bytes");
     kvf_segment_destroy(&view);
     kvf_segment_destroy(&segment);
@@ -110,6 +112,28 @@ Test(fdpass, a_descriptor_travels_with_its_message) {
     unlink(socket_path);
 }
 
+enum { PASSED_MAX = 4 };
+
+/* A packet of 8 bytes with `count` descriptors. */
+static void send_descriptors(int fd, size_t count) {
+    char bytes[8] = {0};
+    struct iovec part = {bytes, sizeof(bytes)};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(PASSED_MAX * sizeof(int))];
+    } control = {0};
+    struct msghdr packet = {.msg_iov = &part,
+                            .msg_iovlen = 1,
+                            .msg_control = control.bytes,
+                            .msg_controllen = CMSG_SPACE(count * sizeof(int))};
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&packet);
+    *rights =
+        (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(count * sizeof(int))};
+    static const int passed[PASSED_MAX] = {0, 1, 2, 0};
+    memcpy(CMSG_DATA(rights), passed, count * sizeof(int));
+    cr_assert_eq(sendmsg(fd, &packet, 0), 8);
+}
+
 Test(fdpass, packets_of_another_size_or_with_more_descriptors_leak_nothing) {
     int ends[2], passed;
     cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
@@ -119,21 +143,13 @@ Test(fdpass, packets_of_another_size_or_with_more_descriptors_leak_nothing) {
     cr_assert_eq(kvf_fdpass_receive(ends[1], got, sizeof(got), &passed), KVF_ERR_PROTOCOL);
     cr_assert_eq(kvf_fdpass_send(ends[0], large, 3, 0), KVF_OK);
     cr_assert_eq(kvf_fdpass_receive(ends[1], got, sizeof(got), &passed), KVF_ERR_PROTOCOL);
-
-    struct iovec part = {large, 8};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(4 * sizeof(int))];
-    } control = {0};
-    struct msghdr packet = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
-    struct cmsghdr *rights = CMSG_FIRSTHDR(&packet);
-    *rights =
-        (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(4 * sizeof(int))};
-    int four[4] = {0, 1, 2, 0};
-    memcpy(CMSG_DATA(rights), four, sizeof(four));
-    cr_assert_eq(sendmsg(ends[0], &packet, 0), 8);
+    cr_assert_eq(kvf_fdpass_send(ends[0], large, 0, 0), KVF_OK);
     cr_assert_eq(kvf_fdpass_receive(ends[1], got, sizeof(got), &passed), KVF_ERR_PROTOCOL);
+    for (size_t count = 2; count <= PASSED_MAX; count++) {
+        send_descriptors(ends[0], count);
+        cr_assert_eq(kvf_fdpass_receive(ends[1], got, sizeof(got), &passed), KVF_ERR_PROTOCOL, "%zu", count);
+        cr_assert_eq(passed, -1);
+    }
     cr_assert_eq(count_fds(), before);
 }
 
