@@ -12,6 +12,12 @@
 void kvf__session_answer(kvf_session_t *session, kvf_frame_type_t type, uint64_t request,
                          const ProtobufCMessage *body) {
     kvf_status_t status = kvf_conn_send(session->conn, type, request, body, NULL, 0, NULL, NULL);
+    size_t most = session->service->shared->options->max_requests * KVF__IN_FLIGHT_SLACK + KVF__ANSWERS_SPARE;
+    if (status == KVF_OK && kvf_conn_num_sending(session->conn) > most) {
+        kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 ": asks on and does not take its answers, closed",
+                        session->card.session);
+        kvf__count_error(session->service, status = KVF_ERR_BUSY);
+    }
     if (status != KVF_OK) kvf_conn_close(session->conn, status);
 }
 

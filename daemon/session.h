@@ -19,6 +19,7 @@ enum {
     KVF__LANDING_SLICE = 1 << 20, /* bytes copied out of clients' memory a loop turn */
     KVF__PINNED_SHARE = 4,        /* a session may hold 1/4 of the host bytes against eviction */
     KVF__IN_FLIGHT_SLACK = 2,     /* the client counts a request as done before our send's completion is seen */
+    KVF__ANSWERS_SPARE = 64,      /* answers that may wait for a client beside those of its requests in flight */
 };
 
 /* Records that a request holds against eviction until its bytes have left. */
@@ -119,7 +120,7 @@ kvf_session_t *kvf__session_find(kvf_service_t *service, uint64_t number);
 /* Ends what has outlived its time; called every KVF__SWEEP_MS. */
 void kvf__session_sweep(kvf_session_t *session, uint64_t now_ns);
 
-/* Sends an answer; a failed send closes the session. */
+/* Sends an answer. A failed send closes the session, and so do answers that pile up because the client takes none. */
 void kvf__session_answer(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body);
 /* Answers put, get, match, delete or open `request` with a failure as a whole. */
 void kvf__session_fail(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, kvf_status_t status,

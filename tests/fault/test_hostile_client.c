@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <xxhash.h>
 
 static daemon_fixture_t daemon_process;
@@ -383,6 +384,23 @@ Test(hostile_client, releases_of_nothing_are_harmless) {
     Kvf__Release release = KVF__RELEASE__INIT;
     for (uint64_t i = 0; i < 1000; i++) raw_send(&raw, KVF_FRAME_RELEASE, i, &release.base, NULL, 0);
     cr_assert_eq(put_one(&raw, "mine"), KVF_OK);
+    check_witness();
+    stop();
+}
+
+/* It never progresses its worker, so it takes nothing that comes; its sends leave as far as its socket takes them. */
+Test(hostile_client, who_asks_on_and_takes_no_answer_is_closed) {
+    setenv("UCX_TCP_SNDBUF", "64k", 1); /* sockets that are soon full, here and in the daemon */
+    setenv("UCX_TCP_RCVBUF", "64k", 1);
+    start_greeted();
+    Kvf__Ping ping = KVF__PING__INIT;
+    const char *words = "does not take its answers";
+    for (unsigned i = 0; i < 400 && !daemon_logged(&daemon_process, words); i++) {
+        for (unsigned k = 0; k < 50; k++) raw_send(&raw, KVF_FRAME_PING, k, &ping.base, NULL, 0);
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+    cr_assert(daemon_logged(&daemon_process, words), "the daemon keeps what is never taken");
+    raw_wait_closed(&raw);
     check_witness();
     stop();
 }
