@@ -23,7 +23,7 @@ static uint64_t draw(void) {
 
 static unsigned count_slowly(const uint64_t *a, const uint64_t *b, unsigned words) {
     unsigned sum = 0;
-    for (unsigned bit = 0; bit < words * 64; bit++) sum += (a[bit / 64] ^ b[bit / 64]) >> bit % 64 & 1;
+    for (unsigned bit = 0; bit < words * 64; bit++) sum += (unsigned)((a[bit / 64] ^ b[bit / 64]) >> bit % 64 & 1);
     return sum;
 }
 
