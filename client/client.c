@@ -21,6 +21,7 @@ void kvf_client_options_init(kvf_client_options_t *options) {
         .request_timeout_ms = 10000,
         .ping_ms = 2000,
         .bounce_bytes = 32 << 20,
+        .ucx_tls = "tcp",
     };
 }
 
@@ -35,6 +36,7 @@ static kvf_status_t take_options(const kvf_client_options_t *given, kvf_client_t
     if (!options->request_timeout_ms) options->request_timeout_ms = defaults.request_timeout_ms;
     if (!options->ping_ms) options->ping_ms = defaults.ping_ms;
     if (!options->bounce_bytes) options->bounce_bytes = defaults.bounce_bytes;
+    if (!options->ucx_tls) options->ucx_tls = defaults.ucx_tls;
     if ((unsigned)options->transport > KVF_TRANSPORT_SHARED || (unsigned)options->progress > KVF_PROGRESS_CALLER) {
         snprintf(error->text, sizeof(error->text), "transport or progress is none of its enum");
         return KVF_ERR_INVALID;
@@ -44,6 +46,12 @@ static kvf_status_t take_options(const kvf_client_options_t *given, kvf_client_t
         return KVF_ERR_ADDRESS;
     }
     strcpy(client->address_text, options->address);
+    if (strlen(options->ucx_tls) >= sizeof(client->ucx_tls)) {
+        snprintf(error->text, sizeof(error->text), "ucx_tls is too long");
+        return KVF_ERR_INVALID;
+    }
+    strcpy(client->ucx_tls, options->ucx_tls);
+    options->ucx_tls = client->ucx_tls;
     snprintf(client->name, sizeof(client->name), "%s", options->name);
     options->address = client->address_text;
     options->name = client->name;

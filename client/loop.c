@@ -107,7 +107,7 @@ static kvf_status_t open_handles(kvf_client_t *client) {
 }
 
 static kvf_status_t open_ucx(kvf_client_t *client) {
-    kvf_ucx_options_t ucx = {.tls = "tcp"}; /* UCX_TLS in the environment wins */
+    kvf_ucx_options_t ucx = {.tls = client->options.ucx_tls};
     bool is_caller = client->options.progress == KVF_PROGRESS_CALLER;
     kvf_worker_options_t worker = {.busy_poll = client->options.busy_poll || is_caller,
                                    .spin = 0, /* on_work does better */

@@ -165,20 +165,15 @@ void kvf_memory_free(kvf_client_t *client, void *base) {
 
 static void start_register(kvf_client_t *client, kvf__call_t *call) {
     kvf__registration_t *made = malloc(sizeof(*made));
-    ucp_mem_map_params_t params = {
-        .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
-        .address = call->base,
-        .length = call->bytes,
-    };
-    ucs_status_t status = made ? ucp_mem_map(client->ucx.context, &params, &made->memory) : UCS_ERR_NO_MEMORY;
-    if (status == UCS_OK) {
+    kvf_status_t status = made ? kvf_ucx_map(&client->ucx, call->base, call->bytes, &made->memory) : KVF_ERR_NO_MEMORY;
+    if (status == KVF_OK) {
         made->base = call->base;
         made->next = client->registrations;
         client->registrations = made;
     } else {
         free(made);
     }
-    kvf__call_end(client, call, kvf_status_from_ucs(status), NULL);
+    kvf__call_end(client, call, status, NULL);
 }
 
 static void start_unregister(kvf_client_t *client, kvf__call_t *call) {
@@ -186,7 +181,7 @@ static void start_unregister(kvf_client_t *client, kvf__call_t *call) {
         kvf__registration_t *found = *at;
         if (found->base != call->base) continue;
         *at = found->next;
-        ucp_mem_unmap(client->ucx.context, found->memory);
+        kvf_ucx_unmap(&client->ucx, found->memory);
         free(found);
         break;
     }
@@ -213,7 +208,7 @@ void kvf__memory_free_all(kvf_client_t *client) {
 void kvf__memory_unregister_all(kvf_client_t *client) {
     while (client->registrations) {
         kvf__registration_t *next = client->registrations->next;
-        ucp_mem_unmap(client->ucx.context, client->registrations->memory);
+        kvf_ucx_unmap(&client->ucx, client->registrations->memory);
         free(client->registrations);
         client->registrations = next;
     }

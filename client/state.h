@@ -199,6 +199,7 @@ struct kvf_client {
     kvf_client_options_t options; /* defaults filled in */
     char address_text[280];
     char name[64];
+    char ucx_tls[160];
     char host[64]; /* boot id */
     struct sockaddr_storage address;
     socklen_t address_bytes;

@@ -72,10 +72,11 @@ kvf_status_t kvf_ucx_create(const kvf_ucx_options_t *options, kvf_ucx_t *ucx) {
         return kvf_status_from_ucs(status);
     }
     apply_options(config, options);
+    ucx->registers = !is_tcp_only(options->tls);
     ucp_params_t params = {
         .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME,
         .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
-        .mt_workers_shared = options->many_workers,
+        .mt_workers_shared = options->many_workers || ucx->registers, /* kvf_ucx_map is for any thread */
         .name = "kvfuse",
     };
     status = ucp_init(&params, config, &ucx->context);
@@ -83,6 +84,23 @@ kvf_status_t kvf_ucx_create(const kvf_ucx_options_t *options, kvf_ucx_t *ucx) {
     if (status == UCS_OK) return KVF_OK;
     kvf_log_error("cannot start: %s (transports: %s)", ucs_status_string(status), options->tls ? options->tls : "any");
     return kvf_status_from_ucs(status);
+}
+
+kvf_status_t kvf_ucx_map(const kvf_ucx_t *ucx, void *base, size_t bytes, ucp_mem_h *memory) {
+    *memory = NULL;
+    if (!ucx->registers) return KVF_OK;
+    ucp_mem_map_params_t params = {
+        .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
+        .address = base,
+        .length = bytes,
+    };
+    return kvf_status_from_ucs(ucp_mem_map(ucx->context, &params, memory));
+}
+
+void kvf_ucx_unmap(const kvf_ucx_t *ucx, ucp_mem_h memory) {
+    if (!memory) return;
+    ucs_status_t status = ucp_mem_unmap(ucx->context, memory);
+    if (status != UCS_OK) kvf_log_warn("cannot unregister memory: %s", ucs_status_string(status));
 }
 
 void kvf_ucx_destroy(kvf_ucx_t *ucx) {

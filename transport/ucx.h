@@ -10,6 +10,7 @@
 
 typedef struct kvf_ucx {
     ucp_context_h context;
+    bool registers; /* some transport may want memory registered: not TCP alone */
 } kvf_ucx_t;
 
 typedef struct kvf_ucx_options {
@@ -23,6 +24,12 @@ typedef struct kvf_ucx_options {
 /* Makes the context. Logs what was wrong. */
 kvf_status_t kvf_ucx_create(const kvf_ucx_options_t *options, kvf_ucx_t *ucx) KVF_MUST_CHECK;
 void kvf_ucx_destroy(kvf_ucx_t *ucx);
+
+/* Registers [base, base + bytes), whose pages should be there, with the transports that want it, so that the first send need
+ * not. Over TCP alone there is nothing to do and `*memory` is NULL. Threads: [any]. */
+kvf_status_t kvf_ucx_map(const kvf_ucx_t *ucx, void *base, size_t bytes, ucp_mem_h *memory) KVF_MUST_CHECK;
+/* Undoes it, before the memory or the context goes. NULL is allowed. [any] */
+void kvf_ucx_unmap(const kvf_ucx_t *ucx, ucp_mem_h memory);
 
 /* Version of the UCX that runs, e.g. "1.13.1". Static. */
 const char *kvf_ucx_version(void);

@@ -134,6 +134,8 @@ typedef struct kvf_client_options {
     uint32_t request_timeout_ms; /* of requests that give none. Default 10000 */
     uint32_t ping_ms;            /* the daemon is asked for a sign of life after this silence. Default 2000 */
     size_t bounce_bytes;         /* shared memory through which puts from unregistered memory go. Default 32 MiB */
+    const char
+        *ucx_tls; /* UCX's transports, as in UCX_TLS, which wins; copied. Default "tcp"; for RDMA as the daemon's */
 } kvf_client_options_t;
 
 typedef struct kvf_client kvf_client_t;

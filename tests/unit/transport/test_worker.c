@@ -240,6 +240,24 @@ Test(worker, an_idle_worker_sleeps) {
     stop();
 }
 
+Test(ucx, memory_is_registered_where_a_transport_may_want_it) {
+    static uint8_t memory[1 << 20];
+    ucp_mem_h handle;
+    kvf_ucx_options_t options = {.tls = "tcp"};
+    unsetenv("UCX_TLS"); /* it would win */
+    cr_assert_eq(kvf_ucx_create(&options, &ucx), KVF_OK);
+    cr_assert_eq(kvf_ucx_map(&ucx, memory, sizeof(memory), &handle), KVF_OK);
+    cr_assert_null(handle);
+    kvf_ucx_unmap(&ucx, handle);
+    kvf_ucx_destroy(&ucx);
+    options.tls = "posix,sysv,self";
+    cr_assert_eq(kvf_ucx_create(&options, &ucx), KVF_OK);
+    cr_assert_eq(kvf_ucx_map(&ucx, memory, sizeof(memory), &handle), KVF_OK);
+    cr_assert_not_null(handle);
+    kvf_ucx_unmap(&ucx, handle);
+    kvf_ucx_destroy(&ucx); /* says so on stderr if something is still mapped */
+}
+
 Test(address, what_is_no_address_is_told_apart) {
     struct sockaddr_storage address;
     socklen_t bytes;
