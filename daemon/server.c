@@ -111,7 +111,12 @@ static void say_space(kvf_space_t *space, kvf_text_t *out) {
 
 static void say_spaces(void *arg, kvf_text_t *out) {
     kvf_store_t *store = ((kvf_server_t *)arg)->shared.store;
-    for (uint32_t i = 0; i < kvf_store_num_spaces(store); i++) say_space(kvf_store_space(store, i), out);
+    for (uint32_t place = 0; place < kvf_store_max_spaces(store); place++) {
+        kvf_space_t *space = kvf_store_space(store, place);
+        if (!space) continue;
+        say_space(space, out);
+        kvf_space_unref(space);
+    }
 }
 static void say_clients(void *arg, kvf_text_t *out) {
     kvf_directory_print(((kvf_server_t *)arg)->shared.directory, out);
@@ -242,6 +247,15 @@ static kvf_status_t listen_on(kvf_server_t *server) {
     return status;
 }
 
+static kvf_status_t register_segment(void *arg, uint8_t *base, size_t bytes, void **handle) {
+    ucp_mem_h memory;
+    kvf_status_t status = kvf_ucx_map(arg, base, bytes, &memory);
+    if (status == KVF_OK) *handle = memory;
+    return status;
+}
+
+static void unregister_segment(void *arg, void *handle) { kvf_ucx_unmap(arg, handle); }
+
 static kvf_status_t start_store(kvf_server_t *server) {
     const kvf_options_t *options = server->options;
     char why[256];
@@ -254,6 +268,7 @@ static kvf_status_t start_store(kvf_server_t *server) {
         .max_block_bytes = options->max_message_bytes,
         .eviction = (kvf_evict_kind_t)options->eviction,
         .prepare = true,
+        .registrar = {.add = register_segment, .remove = unregister_segment, .arg = &server->ucx},
     };
     kvf_status_t status = kvf_store_create(&store, &server->shared.store, why, sizeof(why));
     if (status != KVF_OK) kvf_log_error("cannot take host memory: %s", why);

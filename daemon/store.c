@@ -12,8 +12,10 @@ kvf_status_t kvf_store_create(const kvf_store_options_t *options, kvf_store_t **
     kvf_store_t *store = calloc(1, sizeof(*store));
     if (!store) return KVF_ERR_NO_MEMORY;
     store->options = *options;
-    kvf_tier_host_options_t host = {
-        .bytes = options->host_bytes, .segment_bytes = options->segment_bytes, .prepare = options->prepare};
+    kvf_tier_host_options_t host = {.bytes = options->host_bytes,
+                                    .segment_bytes = options->segment_bytes,
+                                    .prepare = options->prepare,
+                                    .registrar = options->registrar};
     kvf_status_t status = KVF_ERR_NO_MEMORY;
     store->spaces = calloc(options->max_spaces, sizeof(*store->spaces));
     if (!store->spaces) goto err_free;
@@ -32,7 +34,8 @@ err_free:
 
 void kvf_store_destroy(kvf_store_t *store) {
     if (!store) return;
-    for (uint32_t i = 0; i < kvf_store_num_spaces(store); i++) kvf__space_destroy(kvf_store_space(store, i));
+    for (uint32_t place = 0; place < store->options.max_spaces; place++)
+        if (store->spaces[place]) kvf__space_destroy(store->spaces[place]);
     kvf_tier_host_destroy(store->host);
     pthread_mutex_destroy(&store->mutex);
     free(store->spaces);
@@ -41,18 +44,29 @@ void kvf_store_destroy(kvf_store_t *store) {
 
 /* ---- spaces ---- */
 
-uint32_t kvf_store_num_spaces(const kvf_store_t *store) {
-    return atomic_load_explicit(&store->num_spaces, memory_order_acquire);
+uint32_t kvf_store_max_spaces(const kvf_store_t *store) { return store->options.max_spaces; }
+
+uint64_t kvf_store_num_drops(const kvf_store_t *store) {
+    return atomic_load_explicit(&store->num_drops, memory_order_relaxed);
 }
 
-kvf_space_t *kvf_store_space(const kvf_store_t *store, uint32_t id) {
-    return id < kvf_store_num_spaces(store) ? atomic_load_explicit(&store->spaces[id], memory_order_relaxed) : NULL;
+kvf_space_t *kvf_store_space(kvf_store_t *store, uint32_t place) {
+    if (place >= store->options.max_spaces) return NULL;
+    pthread_mutex_lock(&store->mutex);
+    kvf_space_t *space = store->spaces[place];
+    if (space) kvf_space_ref(space);
+    pthread_mutex_unlock(&store->mutex);
+    return space;
 }
 
-static kvf_space_t *find_space(const kvf_store_t *store, const char *name) {
-    for (uint32_t i = 0; i < kvf_store_num_spaces(store); i++)
-        if (!strcmp(kvf_store_space(store, i)->name, name)) return kvf_store_space(store, i);
-    return NULL;
+/* The place of the space `name`; with NULL, of no space. max_spaces: there is none. */
+static uint32_t find_place(const kvf_store_t *store, const char *name) {
+    uint32_t place = 0;
+    for (; place < store->options.max_spaces; place++) {
+        const kvf_space_t *space = store->spaces[place];
+        if (name ? space && !strcmp(space->name, name) : !space) break;
+    }
+    return place;
 }
 
 static kvf_status_t check_size(const kvf_store_t *store, const kvf_layout_t *layout, char *why, size_t why_bytes) {
@@ -77,40 +91,80 @@ static kvf_status_t check_size(const kvf_store_t *store, const kvf_layout_t *lay
 
 static kvf_status_t make_space(kvf_store_t *store, const char *name, const kvf_layout_t *layout,
                                const kvf_policy_t *policy, kvf_space_t **space, char *why, size_t why_bytes) {
-    uint32_t id = kvf_store_num_spaces(store);
-    if (id == store->options.max_spaces) {
-        snprintf(why, why_bytes, "the daemon has max-spaces (%u) already", id);
+    uint32_t count = store->num_spaces, most = store->options.max_spaces;
+    if (count == most) {
+        snprintf(why, why_bytes, "the daemon has max-spaces (%u) already", count);
         return KVF_ERR_BUSY;
     }
-    if (id == store->max_segments) {
+    if (count == store->max_segments) {
         snprintf(why, why_bytes,
                  "each of the daemon's %u spaces has but one segment of memory: raise its host-bytes, or lower "
                  "its segment-bytes",
-                 id);
+                 count);
         return KVF_ERR_BUSY;
     }
+    uint32_t place = find_place(store, NULL);
     kvf_status_t status = check_size(store, layout, why, why_bytes);
-    if (status == KVF_OK) status = kvf__space_create(store, id, name, layout, policy, space);
+    if (status == KVF_OK)
+        status = kvf__space_create(store, place + most * store->num_made, name, layout, policy, space);
     if (status != KVF_OK) return status;
-    atomic_store_explicit(&store->spaces[id], *space, memory_order_relaxed);
-    atomic_store_explicit(&store->num_spaces, id + 1, memory_order_release);
+    store->num_made = (store->num_made + 1) % (UINT32_MAX / most);
+    store->num_spaces++;
+    store->spaces[place] = *space;
     return KVF_OK;
+}
+
+static kvf_status_t open_locked(kvf_store_t *store, const char *name, const kvf_layout_t *layout,
+                                const kvf_policy_t *policy, bool may_make, kvf_space_t **space, char *why,
+                                size_t why_bytes) {
+    uint32_t place = find_place(store, name);
+    if (place == store->options.max_spaces) {
+        if (may_make) return make_space(store, name, layout, policy, space, why, why_bytes);
+        snprintf(why, why_bytes, "there is no space of this name");
+        return KVF_ERR_NOT_FOUND;
+    }
+    kvf_space_t *found = store->spaces[place];
+    kvf_status_t status = kvf_layout_compare(found->layout, layout, why, why_bytes);
+    if (status == KVF_OK) status = kvf_policy_compare(&found->policy, policy, why, why_bytes);
+    if (status == KVF_OK) *space = found;
+    return status;
+}
+
+static kvf_status_t open_space(kvf_store_t *store, const char *name, const kvf_layout_t *layout,
+                               const kvf_policy_t *policy, bool may_make, kvf_space_t **space, char *why,
+                               size_t why_bytes) {
+    pthread_mutex_lock(&store->mutex);
+    kvf_status_t status = open_locked(store, name, layout, policy, may_make, space, why, why_bytes);
+    if (status == KVF_OK) kvf_space_ref(*space);
+    pthread_mutex_unlock(&store->mutex);
+    return status;
 }
 
 kvf_status_t kvf_store_open_space(kvf_store_t *store, const char *name, const kvf_layout_t *layout,
                                   const kvf_policy_t *policy, kvf_space_t **space, char *why, size_t why_bytes) {
+    return open_space(store, name, layout, policy, true, space, why, why_bytes);
+}
+
+kvf_status_t kvf_store_open_existing(kvf_store_t *store, const char *name, const kvf_layout_t *layout,
+                                     const kvf_policy_t *policy, kvf_space_t **space, char *why, size_t why_bytes) {
+    return open_space(store, name, layout, policy, false, space, why, why_bytes);
+}
+
+kvf_status_t kvf_store_drop_space(kvf_store_t *store, const char *name) {
     pthread_mutex_lock(&store->mutex);
-    kvf_status_t status;
-    kvf_space_t *found = find_space(store, name);
-    if (found) {
-        status = kvf_layout_compare(found->layout, layout, why, why_bytes);
-        if (status == KVF_OK) status = kvf_policy_compare(&found->policy, policy, why, why_bytes);
-        if (status == KVF_OK) *space = found;
-    } else {
-        status = make_space(store, name, layout, policy, space, why, why_bytes);
+    uint32_t place = find_place(store, name);
+    kvf_space_t *space = place < store->options.max_spaces ? store->spaces[place] : NULL;
+    if (space) {
+        store->spaces[place] = NULL;
+        store->num_spaces--;
+        atomic_fetch_add_explicit(&store->num_leaving, 1, memory_order_relaxed);
+        atomic_store_explicit(&space->is_dropped, true, memory_order_release);
+        atomic_fetch_add_explicit(&store->num_drops, 1, memory_order_relaxed);
     }
     pthread_mutex_unlock(&store->mutex);
-    return status;
+    if (!space) return KVF_ERR_NOT_FOUND;
+    kvf_space_unref(space); /* the list's */
+    return KVF_OK;
 }
 
 /* ---- host memory ---- */
@@ -146,56 +200,77 @@ bool kvf__store_may_take(kvf_store_t *store, kvf_space_t *space) {
     if (!atomic_load_explicit(&store->num_claims, memory_order_relaxed) ||
         atomic_load_explicit(&space->claim_until_ns, memory_order_relaxed))
         return available > 0;
-    for (uint32_t i = 0; i < kvf_store_num_spaces(store); i++) {
-        kvf_space_t *other = kvf_store_space(store, i);
-        uint64_t until = atomic_load_explicit(&other->claim_until_ns, memory_order_relaxed);
+    pthread_mutex_lock(&store->mutex);
+    for (uint32_t place = 0; place < store->options.max_spaces; place++) {
+        kvf_space_t *other = store->spaces[place];
+        uint64_t until = other ? atomic_load_explicit(&other->claim_until_ns, memory_order_relaxed) : 0;
         if (until >= kvf__now_ns())
             claims++;
         else if (until)
             kvf__store_end_claim(store, other);
     }
+    pthread_mutex_unlock(&store->mutex);
     return available > claims;
 }
 
-/* What each space may have of the segments, if all that have some or want some got the same. */
-static size_t fair_share(const kvf_store_t *store, const kvf_space_t *asking) {
-    size_t sharing = 0;
-    for (uint32_t i = 0; i < kvf_store_num_spaces(store); i++)
-        sharing += kvf_store_space(store, i) == asking || num_segments(kvf_store_space(store, i));
+/* What each space may have of the segments, if all that have some or want some got the same; and the space that has
+ * most, and more than that, with a reference (NULL: none has). */
+static size_t fair_share(kvf_store_t *store, const kvf_space_t *asking, kvf_space_t **richest) {
+    size_t sharing = 1;
+    *richest = NULL;
+    pthread_mutex_lock(&store->mutex);
+    for (uint32_t place = 0; place < store->options.max_spaces; place++) {
+        kvf_space_t *other = store->spaces[place];
+        if (!other || other == asking || !num_segments(other)) continue;
+        sharing++;
+        if (!*richest || num_segments(other) > num_segments(*richest)) *richest = other;
+    }
     size_t fair = store->max_segments / sharing;
-    return fair ? fair : 1;
+    if (!fair) fair = 1;
+    if (*richest && num_segments(*richest) <= fair) *richest = NULL;
+    if (*richest) kvf_space_ref(*richest);
+    pthread_mutex_unlock(&store->mutex);
+    return fair;
 }
 
-bool kvf__store_share(kvf_store_t *store, kvf_space_t *space) {
-    uint32_t spaces = kvf_store_num_spaces(store);
-    size_t fair = fair_share(store, space);
-    if (num_segments(space) >= fair) return false;
-    bool is_claiming = atomic_load_explicit(&space->claim_until_ns, memory_order_relaxed) >= kvf__now_ns();
-    if (is_claiming && kvf_tier_host_available(store->host)) return true; /* it has come since */
-    if (kvf_tier_host_returning(store->host)) return is_claiming;
-    kvf_space_t *richest = NULL;
-    for (uint32_t i = 0; i < spaces; i++) {
-        kvf_space_t *other = kvf_store_space(store, i);
-        if (other != space && num_segments(other) > fair && (!richest || num_segments(other) > num_segments(richest)))
-            richest = other;
-    }
-    if (!richest) return false;
+/* Asks `giver` for a segment, for `space`. */
+static bool claim_from(kvf_store_t *store, kvf_space_t *space, kvf_space_t *giver) {
     begin_claim(store, space); /* first: the giver is quick */
-    pthread_mutex_lock(&richest->mutex);
-    bool given = kvf__slots_give_segment(richest);
-    pthread_mutex_unlock(&richest->mutex);
+    pthread_mutex_lock(&giver->mutex);
+    bool given = kvf__slots_give_segment(giver);
+    pthread_mutex_unlock(&giver->mutex);
     if (!given) kvf__store_end_claim(store, space);
     return given;
 }
 
+bool kvf__store_share(kvf_store_t *store, kvf_space_t *space) {
+    kvf_space_t *richest;
+    size_t fair = fair_share(store, space, &richest);
+    bool is_claiming = atomic_load_explicit(&space->claim_until_ns, memory_order_relaxed) >= kvf__now_ns();
+    bool is_coming = false;
+    if (num_segments(space) >= fair)
+        is_coming = false;
+    else if (is_claiming && kvf_tier_host_available(store->host))
+        is_coming = true; /* it has come since */
+    else if (kvf_tier_host_returning(store->host))
+        is_coming = is_claiming;
+    else if (richest)
+        is_coming = claim_from(store, space, richest);
+    if (richest) kvf_space_unref(richest);
+    return is_coming;
+}
+
 void kvf_store_get_stats(kvf_store_t *store, kvf_store_stats_t *stats) {
     *stats = (kvf_store_stats_t){.staging_bytes = atomic_load_explicit(&store->staging, memory_order_relaxed),
-                                 .staging_max = store->options.staging_bytes,
-                                 .spaces = kvf_store_num_spaces(store)};
+                                 .staging_max = store->options.staging_bytes};
     kvf_tier_host_get_stats(store->host, &stats->host);
-    for (uint32_t i = 0; i < stats->spaces; i++) {
+    for (uint32_t place = 0; place < store->options.max_spaces; place++) {
+        kvf_space_t *space = kvf_store_space(store, place);
+        if (!space) continue;
         kvf_space_stats_t one;
-        kvf_space_get_stats(kvf_store_space(store, i), &one);
+        kvf_space_get_stats(space, &one);
+        kvf_space_unref(space);
+        stats->spaces++;
         stats->all.blocks += one.blocks;
         stats->all.block_bytes += one.block_bytes;
         stats->all.segments += one.segments;

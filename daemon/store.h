@@ -9,7 +9,8 @@
  * go.
  *
  * Threads: [any thread] unless marked. Reads (acquire, release, match, touch, locate, layer) take no lock.
- * Locks: each space's mutex, taken by reserve, commit, abort, delete; never two at once. */
+ * Locks: each space's mutex, taken by reserve, commit, abort, delete; never two at once. The store's (the list of
+ * spaces), a leaf, also under a space's. */
 #ifndef KVF_DAEMON_STORE_H
 #define KVF_DAEMON_STORE_H
 
@@ -29,25 +30,35 @@ typedef struct kvf_store_options {
     uint64_t max_keys;        /* of one space */
     uint32_t max_spaces;
     kvf_evict_kind_t eviction;
-    bool prepare; /* make pages ahead of need */
+    bool prepare;              /* make pages ahead of need */
+    kvf_registrar_t registrar; /* of its segments */
 } kvf_store_options_t;
 
 /* Takes host memory as far as it goes at once; the rest is prepared behind. `why` [why_bytes] says what was wrong. */
 kvf_status_t kvf_store_create(const kvf_store_options_t *options, kvf_store_t **store, char *why,
                               size_t why_bytes) KVF_MUST_CHECK;
-/* Nobody may be in a call or hold a record. NULL is allowed. */
+/* Nobody may be in a call or hold a record or a dropped space. References to other spaces end with it. NULL is
+ * allowed. */
 void kvf_store_destroy(kvf_store_t *store);
 
 /* Opens the space `name`, or makes it with (deep copies of) a checked `layout` and `policy`. Fails with KVF_ERR_LAYOUT
  * or KVF_ERR_POLICY (made with another one: `why` names the field), KVF_ERR_TOO_LARGE (a block does not fit: `why`
- * names the option), KVF_ERR_BUSY (max_spaces). Spaces live as long as the store. */
+ * names the option), KVF_ERR_BUSY (max_spaces). `*space` comes with a reference, for kvf_space_unref. */
 kvf_status_t kvf_store_open_space(kvf_store_t *store, const char *name, const kvf_layout_t *layout,
                                   const kvf_policy_t *policy, kvf_space_t **space, char *why,
                                   size_t why_bytes) KVF_MUST_CHECK;
-/* The space of that number, or NULL. Takes no lock. */
-kvf_space_t *kvf_store_space(const kvf_store_t *store, uint32_t id);
-/* Spaces that exist: their numbers are 0 … count - 1. */
-uint32_t kvf_store_num_spaces(const kvf_store_t *store);
+/* Opens it as above, but does not make it: KVF_ERR_NOT_FOUND. */
+kvf_status_t kvf_store_open_existing(kvf_store_t *store, const char *name, const kvf_layout_t *layout,
+                                     const kvf_policy_t *policy, kvf_space_t **space, char *why,
+                                     size_t why_bytes) KVF_MUST_CHECK;
+/* Takes the space `name` off the list: it cannot be opened any more, and is marked as dropped for those who have it.
+ * Its memory goes back with the last reference. KVF_ERR_NOT_FOUND: there is none. */
+kvf_status_t kvf_store_drop_space(kvf_store_t *store, const char *name) KVF_MUST_CHECK;
+/* Spaces dropped so far: another number than last time says that one may be among those that the caller holds. */
+uint64_t kvf_store_num_drops(const kvf_store_t *store);
+/* The space at `place` (0 … max_spaces - 1) of the list with a reference, NULL: there is none. */
+kvf_space_t *kvf_store_space(kvf_store_t *store, uint32_t place);
+uint32_t kvf_store_max_spaces(const kvf_store_t *store);
 
 /* A read-only descriptor, for the caller to close, of the segment `number`, and the number of the space that it belongs to:
  * it is for those alone who opened that one. KVF_ERR_NOT_FOUND: it belongs to none, or not any more. */
@@ -58,6 +69,14 @@ size_t kvf_store_max_segments(const kvf_store_t *store);
 
 /* ---- a space ---- */
 
+/* References: the list's, one an open, and whoever holds records of it needs one. The last one frees it. */
+void kvf_space_ref(kvf_space_t *space);
+void kvf_space_unref(kvf_space_t *space);
+/* Whether kvf_store_drop_space took it off the list. */
+bool kvf_space_is_dropped(const kvf_space_t *space);
+
+/* Its number: place in the list + max_spaces x a count of spaces made, so that no later space has the same (until that
+ * count, below 2^32 / max_spaces, begins anew). */
 uint32_t kvf_space_id(const kvf_space_t *space);
 const char *kvf_space_name(const kvf_space_t *space);
 const kvf_layout_t *kvf_space_layout(const kvf_space_t *space);
@@ -89,10 +108,10 @@ void kvf_space_locate(const kvf_space_t *space, const kvf_record_t *record, uint
 /* Makes room for a block under `key`, evicting as needed. KVF_OK: `*record` is the caller's to fill (layers,
  * checksums), then to commit or abort. KVF_EXISTS: it is stored already, or being so by another put. KVF_ERR_BUSY: the
  * staging budget is used up, or memory is on its way from another space. KVF_ERR_NO_SPACE: no room, and nothing that
- * may be evicted. */
+ * may be evicted. KVF_ERR_NOT_FOUND: the space was dropped. */
 kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) KVF_MUST_CHECK;
 /* Makes reserved records [count] readable: those of one put, in the order of its keys. Consumes them. On failure
- * (KVF_ERR_NO_MEMORY) all are aborted. */
+ * (KVF_ERR_NO_MEMORY; KVF_ERR_NOT_FOUND: the space was dropped) all are aborted. */
 kvf_status_t kvf_space_commit(kvf_space_t *space, kvf_record_t *const *records, size_t count) KVF_MUST_CHECK;
 /* Gives a reserved record up. Consumes it. */
 void kvf_space_abort(kvf_space_t *space, kvf_record_t *record);

@@ -26,6 +26,7 @@ struct kvf_tier_host {
     uint64_t segment_bytes;
     uint32_t max_segments;
     bool prepare;
+    kvf_registrar_t registrar;
 
     pthread_mutex_t lock; /* around everything below */
     pthread_cond_t work;  /* for the thread: a segment returned, one was taken, or stop */
@@ -73,6 +74,11 @@ void kvf_tier_host_unref(kvf_host_segment_t *segment) {
     free(segment);
 }
 
+static void unregister(const kvf_tier_host_t *tier, kvf_host_segment_t *segment) {
+    if (segment->registration) tier->registrar.remove(tier->registrar.arg, segment->registration);
+    segment->registration = NULL;
+}
+
 /* Under the lock. */
 static void lower_budget(kvf_tier_host_t *tier) {
     uint32_t usable = tier->made ? tier->made : 1;
@@ -94,6 +100,7 @@ static void reclaim_step(kvf_tier_host_t *tier) {
     kvf_host_segment_t *segment = tier->returned;
     tier->returned = segment->next;
     pthread_mutex_unlock(&tier->lock);
+    unregister(tier, segment); /* it pins pages */
     kvf_status_t status = kvf_segment_discard(&segment->memory);
     if (status) kvf_log_warn("an empty segment stays until its last reader goes: %s", kvf_status_text(status));
     kvf_tier_host_unref(segment);
@@ -130,12 +137,7 @@ static void populate_step(kvf_tier_host_t *tier) {
     if (!status) {
         tier->populated_bytes += bytes;
         tier->populate_ns += took;
-        if (mine && (segment->populated += bytes) == tier->segment_bytes) {
-            segment->next = tier->ready;
-            tier->ready = segment;
-            tier->num_ready++;
-            tier->preparing = NULL;
-        }
+        if (mine) segment->populated += bytes;
     } else if (mine) {
         tier->preparing = NULL;
         segment->next = tier->returned;
@@ -152,6 +154,28 @@ static void populate_step(kvf_tier_host_t *tier) {
     pthread_mutex_lock(&tier->lock);
 }
 
+/* All its pages are there. */
+static void register_step(kvf_tier_host_t *tier) {
+    kvf_host_segment_t *segment = tier->preparing;
+    atomic_fetch_add_explicit(&segment->refs, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&tier->lock);
+    if (tier->registrar.add) {
+        kvf_status_t status =
+            tier->registrar.add(tier->registrar.arg, segment->memory.base, tier->segment_bytes, &segment->registration);
+        if (status) kvf_log_limited(KVF_LOG_WARN, "a segment is not registered: %s", kvf_status_text(status));
+    }
+    pthread_mutex_lock(&tier->lock);
+    if (tier->preparing == segment) { /* else somebody took it, which did no harm */
+        segment->next = tier->ready;
+        tier->ready = segment;
+        tier->num_ready++;
+        tier->preparing = NULL;
+    }
+    pthread_mutex_unlock(&tier->lock);
+    kvf_tier_host_unref(segment);
+    pthread_mutex_lock(&tier->lock);
+}
+
 static void *tier_thread(void *arg) {
     kvf_tier_host_t *tier = arg;
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PREPARER_NICE); /* on Linux: of this thread */
@@ -159,6 +183,8 @@ static void *tier_thread(void *arg) {
     while (!tier->stop) {
         if (tier->returned)
             reclaim_step(tier);
+        else if (tier->preparing && tier->preparing->populated == tier->segment_bytes)
+            register_step(tier);
         else if (tier->preparing)
             populate_step(tier);
         else if (tier->prepare && tier->made < tier->usable)
@@ -239,28 +265,28 @@ static kvf_status_t begin_first(kvf_tier_host_t *tier) {
     }
     segment->populated = bytes;
     tier->made = 1;
-    if (bytes == tier->segment_bytes) {
-        tier->ready = segment;
-        tier->num_ready = 1;
-    } else {
-        tier->preparing = segment;
-    }
+    tier->preparing = segment;
     return KVF_OK;
 }
 
-static void destroy_list(kvf_host_segment_t *segment) {
+static void drop(kvf_tier_host_t *tier, kvf_host_segment_t *segment) {
+    unregister(tier, segment);
+    kvf_tier_host_unref(segment);
+}
+
+static void drop_list(kvf_tier_host_t *tier, kvf_host_segment_t *segment) {
     while (segment) {
         kvf_host_segment_t *next = segment->next;
-        kvf_tier_host_unref(segment);
+        drop(tier, segment);
         segment = next;
     }
 }
 
 static void tier_free(kvf_tier_host_t *tier) {
-    if (tier->preparing) kvf_tier_host_unref(tier->preparing);
-    destroy_list(tier->ready);
-    destroy_list(tier->returned);
-    for (uint32_t i = 0; i < tier->num_taken; i++) kvf_tier_host_unref(tier->taken[i]);
+    if (tier->preparing) drop(tier, tier->preparing);
+    drop_list(tier, tier->ready);
+    drop_list(tier, tier->returned);
+    for (uint32_t i = 0; i < tier->num_taken; i++) drop(tier, tier->taken[i]);
     pthread_cond_destroy(&tier->work);
     pthread_cond_destroy(&tier->begun);
     pthread_mutex_destroy(&tier->lock);
@@ -281,6 +307,7 @@ kvf_status_t kvf_tier_host_create(const kvf_tier_host_options_t *options, kvf_ti
     tier->segment_bytes = segment_bytes;
     tier->max_segments = tier->usable = (uint32_t)(options->bytes / segment_bytes);
     tier->prepare = options->prepare;
+    tier->registrar = options->registrar;
     pthread_mutex_init(&tier->lock, NULL);
     pthread_cond_init(&tier->work, NULL);
     pthread_cond_init(&tier->begun, NULL);

@@ -23,10 +23,19 @@ enum {
 
 typedef struct kvf_tier_host kvf_tier_host_t;
 
+/* Makes segments known to network cards before the first request needs it: `add` once all pages of one are there, its `remove`
+ * before they go. Threads: the tier's, and whoever destroys the tier. A failed `add` leaves `*handle` alone. */
+typedef struct kvf_registrar {
+    kvf_status_t (*add)(void *arg, uint8_t *base, size_t bytes, void **handle); /* NULL: nobody to make them known to */
+    void (*remove)(void *arg, void *handle);
+    void *arg;
+} kvf_registrar_t;
+
 typedef struct kvf_tier_host_options {
     uint64_t bytes;         /* of all segments together, hard */
     uint64_t segment_bytes; /* of one; 0: by `bytes`, see kvf_tier_host_segment_bytes */
     bool prepare;           /* make pages ahead of need */
+    kvf_registrar_t registrar;
 } kvf_tier_host_options_t;
 
 typedef struct kvf_host_segment {
@@ -36,6 +45,7 @@ typedef struct kvf_host_segment {
     uint64_t populated;    /* bytes from the start whose pages are known to be there */
     _Atomic uint32_t refs; /* internal, as is what follows */
     uint32_t index;        /* among the taken ones */
+    void *registration;    /* the registrar's; NULL: none */
     struct kvf_host_segment *next;
 } kvf_host_segment_t;
 

@@ -289,6 +289,41 @@ Test(client, a_space_of_blocks_that_no_frame_can_hold_is_refused_by_name) {
     daemon_remove(&daemon);
 }
 
+/* UCX picks TCP for the wire, as only it survives a peer's death here, but by its own rules: with rendezvous. */
+Test(client, transports_other_than_tcp_alone_work_when_both_sides_name_them) {
+    static const char *const args[] = {"--ucx-tls", "tcp,posix,sysv,self", NULL};
+    unsetenv("UCX_TLS"); /* it would win */
+    daemon_fixture_t daemon;
+    daemon_start(&daemon, args);
+    kvf_client_options_t options = rig_options(daemon.address, KVF_TRANSPORT_NETWORK);
+    options.ucx_tls = "tcp,posix,sysv,self";
+    kvf_layout_t layout = large_layout();
+    rig_t rig;
+    rig_open(&rig, &options, &layout, true);
+    cr_assert_eq(kvf_memory_register(rig.client, rig.memory, RIG_BLOCKS * rig.block_bytes), KVF_OK);
+    cr_assert_eq(rig_put(&rig, 4, 0), KVF_OK);
+    cr_assert_eq(rig_get(&rig, 4, 0), KVF_OK);
+    for (size_t i = 0; i < 4; i++) cr_assert(rig_is_filled(&rig, i));
+    kvf_memory_unregister(rig.client, rig.memory);
+    rig_close(&rig);
+    daemon_remove(&daemon);
+}
+
+Test(client, a_transport_that_is_not_there_fails_the_connect) {
+    kvf_client_options_t options = rig_options("127.0.0.1:1", KVF_TRANSPORT_NETWORK);
+    options.ucx_tls = "carrier_pigeon";
+    unsetenv("UCX_TLS");
+    kvf_client_t *client;
+    kvf_error_t error;
+    cr_assert_lt(kvf_connect(&options, &client, &error), 0);
+    cr_assert(strstr(error.text, "UCX"), "%s", error.text);
+    char endless[1000] = {0};
+    memset(endless, 'x', sizeof(endless) - 1);
+    options.ucx_tls = endless;
+    cr_assert_eq(kvf_connect(&options, &client, &error), KVF_ERR_INVALID);
+    cr_assert(strstr(error.text, "ucx_tls"), "%s", error.text);
+}
+
 Test(client, sessions_beyond_the_limit_are_refused_by_name) {
     static const char *const args[] = {"--max-sessions", "1", NULL};
     daemon_fixture_t daemon;

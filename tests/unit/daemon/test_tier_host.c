@@ -198,3 +198,59 @@ Test(tier_host, nothing_is_left_behind) {
     cr_assert_eq(count_mappings(), mappings);
     kvf_tier_host_destroy(NULL);
 }
+
+/* ---- registration ---- */
+
+static atomic_uint added, removed;
+static atomic_bool refuses;
+
+static kvf_status_t add(void *arg, uint8_t *base, size_t bytes, void **handle) {
+    unsigned char present[64 * KIB / KVF_HOST_PAGE_BYTES];
+    cr_assert(arg == &added && bytes == 64 * KIB && mincore(base, bytes, present) == 0);
+    for (size_t i = 0; i < sizeof(present); i++) cr_assert(present[i] & 1, "page %zu is not there", i);
+    if (atomic_load(&refuses)) return KVF_ERR_TRANSPORT;
+    atomic_fetch_add(&added, 1);
+    *handle = base;
+    return KVF_OK;
+}
+
+static void remove_it(void *arg, void *handle) {
+    cr_assert(arg == &added && handle);
+    atomic_fetch_add(&removed, 1);
+}
+
+static void make_registered(void) {
+    kvf_tier_host_options_t options = {.bytes = SEGMENTS * 64 * KIB,
+                                       .segment_bytes = 64 * KIB,
+                                       .prepare = true,
+                                       .registrar = {.add = add, .remove = remove_it, .arg = &added}};
+    cr_assert_eq(kvf_tier_host_create(&options, &tier, why, sizeof(why)), KVF_OK);
+}
+
+static void wait_for_all_ready(void) {
+    for (int i = 0; i < WAIT_MS && stats().ready_bytes < SEGMENTS * 64 * KIB; i++) sleep_ms(1);
+    cr_assert_eq(stats().ready_bytes, SEGMENTS * 64 * KIB);
+}
+
+Test(tier_host, a_segment_is_registered_when_it_is_whole_and_until_it_goes) {
+    make_registered();
+    wait_for_all_ready();
+    cr_assert(atomic_load(&added) == SEGMENTS && atomic_load(&removed) == 0);
+    kvf_host_segment_t *segment = kvf_tier_host_take(tier, 1);
+    cr_assert_not_null(segment);
+    kvf_tier_host_give_back(tier, segment);
+    wait_for_all_ready();
+    cr_assert(atomic_load(&added) == SEGMENTS + 1 && atomic_load(&removed) == 1);
+    cr_assert_not_null(kvf_tier_host_take(tier, 1));
+    kvf_tier_host_destroy(tier);
+    cr_assert_eq(atomic_load(&removed), SEGMENTS + 1);
+}
+
+Test(tier_host, a_segment_that_cannot_be_registered_serves_all_the_same) {
+    atomic_store(&refuses, true);
+    make_registered();
+    wait_for_all_ready();
+    cr_assert_not_null(kvf_tier_host_take(tier, 1));
+    kvf_tier_host_destroy(tier);
+    cr_assert_eq(atomic_load(&removed), 0);
+}
