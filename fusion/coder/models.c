@@ -1,0 +1,203 @@
+/* models.c - makes the tables. Deterministic: see models.h; nothing here may call libm but sqrt, which IEEE rounds. */
+#include "fusion/coder/models.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <string.h>
+
+enum { SYMBOLS = 2 * KVF_SYMBOL_MAX + 2, ESCAPE = SYMBOLS - 1, CELL_SAMPLES = 32 };
+
+typedef struct family {
+    kvf_model_t model;
+    kvf_rans_slot_t slots[KVF_CLASS_TABLES][KVF_RANS_TABLE_SLOTS];
+} family_t;
+
+static family_t families[KVF_SHAPES];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* 2^(quarters/4). */
+static double exp2_quarters(int quarters) {
+    static const double fraction[4] = {1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429};
+    double value = fraction[quarters & 3];
+    int whole = (quarters - (quarters & 3)) / 4;
+    for (; whole > 0; whole--) value *= 2;
+    for (; whole < 0; whole++) value /= 2;
+    return value;
+}
+
+/* e^−t for t ≥ 0: halves t until a Taylor series of 16 terms is exact enough, then squares back. */
+static double exp_minus(double t) {
+    if (t > 700) return 0;
+    int halvings = 0;
+    for (; t > 0.5; t /= 2) halvings++;
+    double sum = 1, term = 1;
+    for (int k = 1; k <= 16; k++) {
+        term = term * -t / k;
+        sum = sum + term;
+    }
+    for (; halvings; halvings--) sum = sum * sum;
+    return sum;
+}
+
+/* Density (not normalised) of x ≥ 0 at unit variance: α = √(Γ(1/β) / Γ(3/β)). */
+static double density(kvf_shape_t shape, double x) {
+    switch (shape) {
+    case KVF_SHAPE_LAPLACE: return exp_minus(x * 1.4142135623730951);
+    case KVF_SHAPE_MIDDLE: return exp_minus(x / 1.1636668 * sqrt(x / 1.1636668));
+    default: return exp_minus(x * x / 2);
+    }
+}
+
+/* Mass of [low, high) by the midpoint rule; `scale` is scale/step. */
+static double cell_mass(kvf_shape_t shape, double scale, double low, double high) {
+    double width = (high - low) / CELL_SAMPLES, sum = 0;
+    for (int i = 0; i < CELL_SAMPLES; i++) sum = sum + density(shape, (low + (i + 0.5) * width) / scale);
+    return sum * width;
+}
+
+/* log2 of whole/1024 in 1/256 bit, rounded up: 256 × (10 − log2 freq), by repeated squaring. */
+static uint16_t cost_of(unsigned freq) {
+    double x = freq;
+    int whole = 0;
+    for (; x >= 2; x /= 2) whole++;
+    int fraction = 0;
+    for (int i = 0; i < 8; i++) {
+        x = x * x;
+        fraction *= 2;
+        if (x >= 2) {
+            x /= 2;
+            fraction++;
+        }
+    }
+    return (uint16_t)((KVF_RANS_PROB_BITS - whole) * KVF_COST_ONE_BIT - fraction);
+}
+
+/* Whole frequencies that add up to the slots, at least 1 for every symbol that stands in the table. */
+static void share_slots(const double *mass, double total, int reach, uint16_t *freq) {
+    unsigned used = 0;
+    for (int s = -reach; s <= reach; s++) {
+        double exact = mass[s < 0 ? -s : s] / total * (KVF_RANS_TABLE_SLOTS - 1);
+        unsigned whole = (unsigned)(exact + 0.5);
+        freq[s + KVF_SYMBOL_MAX] = (uint16_t)(whole ? whole : 1);
+        used += freq[s + KVF_SYMBOL_MAX];
+    }
+    freq[ESCAPE] = 1;
+    int over = (int)used + 1 - KVF_RANS_TABLE_SLOTS;
+    for (int turn = 0; over; turn++) { /* evens out around the middle, where a slot more or less costs least */
+        int s = turn % (reach + 1);
+        int at = (turn / (reach + 1) % 2 ? -s : s) + KVF_SYMBOL_MAX;
+        if (over > 0 && freq[at] > 2) {
+            freq[at]--;
+            over--;
+        } else if (over < 0) {
+            freq[at]++;
+            over++;
+        }
+    }
+}
+
+static void fill_slots(const kvf_model_symbol_t *symbol, int value, kvf_rans_slot_t *slots) {
+    for (unsigned i = 0; i < symbol->freq; i++)
+        slots[symbol->start + i] = (uint32_t)(uint8_t)(int8_t)value << 24 | (uint32_t)symbol->freq << 12 | i;
+}
+
+static void make_table(family_t *family, kvf_shape_t shape, int class) {
+    double scale = exp2_quarters(class - KVF_CLASS_UNITY), mass[KVF_SYMBOL_MAX + 1], total;
+    total = mass[0] = 2 * cell_mass(shape, scale, 0, 0.5);
+    for (int s = 1; s <= KVF_SYMBOL_MAX; s++) {
+        mass[s] = cell_mass(shape, scale, s - 0.5, s + 0.5);
+        total = total + 2 * mass[s];
+    }
+    int reach = 1;
+    while (reach < KVF_SYMBOL_MAX && mass[reach + 1] / total * KVF_RANS_TABLE_SLOTS >= 0.4) reach++;
+    uint16_t freq[SYMBOLS] = {0};
+    share_slots(mass, total, reach, freq);
+    kvf_model_symbol_t *symbols = family->model.symbols[class];
+    unsigned start = 0;
+    for (int at = 0; at < SYMBOLS; at++) {
+        symbols[at] = (kvf_model_symbol_t){(uint16_t)start, freq[at], 0};
+        start += freq[at];
+        if (freq[at]) symbols[at].cost = cost_of(freq[at]);
+        fill_slots(&symbols[at], at == ESCAPE ? KVF_RANS_ESCAPE : at - KVF_SYMBOL_MAX, family->slots[class]);
+    }
+    symbols[ESCAPE].cost = (uint16_t)(symbols[ESCAPE].cost + 16 * KVF_COST_ONE_BIT);
+    for (int at = 0; at < ESCAPE; at++)
+        if (!freq[at]) symbols[at].cost = symbols[ESCAPE].cost;
+}
+
+static void make_families(void) {
+    for (int shape = 0; shape < KVF_SHAPES; shape++) {
+        family_t *family = &families[shape];
+        for (int class = 0; class < KVF_CLASS_TABLES; class ++) make_table(family, (kvf_shape_t)shape, class);
+        family->model.rans = (kvf_rans_model_t){.slots = family->slots[0],
+                                                .num_tables = KVF_CLASS_TABLES,
+                                                .octave = KVF_CLASS_OCTAVE,
+                                                .max_class = KVF_CLASS_MAX};
+    }
+}
+
+const kvf_model_t *kvf_model(kvf_shape_t shape) {
+    pthread_once(&once, make_families);
+    return (unsigned)shape < KVF_SHAPES ? &families[shape].model : NULL;
+}
+
+/* ---- coding ---- */
+
+typedef struct place {
+    int table, bits; /* uniform bits below the symbol */
+} place_t;
+
+static place_t place_of(int32_t class) {
+    if (class < 0) class = 0;
+    if (class > KVF_CLASS_MAX) class = KVF_CLASS_MAX;
+    if (class < KVF_CLASS_TABLES) return (place_t){class, 0};
+    int above = class - KVF_CLASS_TABLES;
+    return (place_t){KVF_CLASS_TABLES - KVF_CLASS_OCTAVE + above % KVF_CLASS_OCTAVE, above / KVF_CLASS_OCTAVE + 1};
+}
+
+/* value = symbol × 2^bits + rest − 2^(bits−1), as the decoder has it. */
+static int32_t symbol_of(place_t place, int32_t value, int32_t *rest) {
+    *rest = 0;
+    if (!place.bits) return value;
+    int32_t moved = value + (1 << (place.bits - 1)), symbol = moved >> place.bits;
+    *rest = moved - symbol * (1 << place.bits);
+    return symbol;
+}
+
+static const kvf_model_symbol_t *find(const kvf_model_t *model, int table, int32_t symbol) {
+    if (symbol < -KVF_SYMBOL_MAX || symbol > KVF_SYMBOL_MAX) return &model->symbols[table][ESCAPE];
+    return &model->symbols[table][symbol + KVF_SYMBOL_MAX];
+}
+
+uint32_t kvf_model_put_step(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned set, int32_t base,
+                            const int32_t *shifts, uint32_t lanes, const float *q) {
+    int32_t symbols[KVF_RANS_LANES], rest[KVF_RANS_LANES];
+    int bits[KVF_RANS_LANES];
+    uint32_t escaped = 0, wide = 0, cost = 0;
+    unsigned first = set * KVF_RANS_LANES;
+    for (unsigned lane = 0; lane < KVF_RANS_LANES; lane++) {
+        if (!(lanes >> lane & 1)) continue;
+        place_t place = place_of(base + shifts[lane]);
+        symbols[lane] = symbol_of(place, (int32_t)q[lane], &rest[lane]);
+        bits[lane] = place.bits;
+        const kvf_model_symbol_t *symbol = find(model, place.table, symbols[lane]);
+        const kvf_model_symbol_t *escape = &model->symbols[place.table][ESCAPE];
+        cost += symbol->cost + (uint32_t)place.bits * KVF_COST_ONE_BIT;
+        if (!symbol->freq) symbol = escape;
+        if (symbol == escape) escaped |= 1u << lane;
+        if (place.bits) wide |= 1u << lane;
+        kvf_rans_put(encoder, first + lane, symbol->start, symbol->freq, KVF_RANS_PROB_BITS);
+    }
+    for (int shift = 8; escaped && shift >= 0; shift -= 8)
+        for (unsigned lane = 0; lane < KVF_RANS_LANES; lane++)
+            if (escaped >> lane & 1) kvf_rans_put(encoder, first + lane, (unsigned)symbols[lane] >> shift & 0xff, 1, 8);
+    for (unsigned lane = 0; wide && lane < KVF_RANS_LANES; lane++)
+        if (wide >> lane & 1) kvf_rans_put(encoder, first + lane, (unsigned)rest[lane], 1, (unsigned)bits[lane]);
+    return cost;
+}
+
+uint32_t kvf_model_cost(const kvf_model_t *model, int32_t class, int32_t value) {
+    place_t place = place_of(class);
+    int32_t rest, symbol = symbol_of(place, value, &rest);
+    return find(model, place.table, symbol)->cost + (uint32_t)place.bits * KVF_COST_ONE_BIT;
+}

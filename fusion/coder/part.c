@@ -1,0 +1,45 @@
+/* part.c - steps, and the buffers of a plane. */
+#include "fusion/coder/part_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+float kvf_step_value(int e) {
+    static const float eighth[KVF_STEP_OCTAVE] = {1.0f,        1.09050773f, 1.18920712f, 1.29683955f,
+                                                  1.41421356f, 1.54221083f, 1.68179283f, 1.83400809f};
+    e = kvf__clamp_step(e);
+    int octave = (e + KVF_STEP_MAX) / KVF_STEP_OCTAVE - KVF_STEP_MAX / KVF_STEP_OCTAVE;
+    uint32_t bits = (uint32_t)(127 + octave) << 23; /* the float 2^octave */
+    float power;
+    memcpy(&power, &bits, sizeof(power));
+    return power * eighth[(e + KVF_STEP_MAX) % KVF_STEP_OCTAVE];
+}
+
+kvf_status_t kvf_part_plane_init(kvf_part_plane_t *plane, const kvf_part_shape_t *shape, uint32_t rows) {
+    size_t count = (size_t)shape->heads * (rows ? rows : 1);
+    uint32_t groups = (rows + KVF_RANS_LANES - 1) / KVF_RANS_LANES;
+    size_t values = (size_t)shape->heads * (groups ? groups : 1) * shape->dim * KVF_RANS_LANES;
+    memset(plane, 0, sizeof(*plane));
+    plane->rows = rows;
+    plane->groups = groups;
+    plane->q = aligned_alloc(64, values * sizeof(float));
+    plane->step = calloc(count, sizeof(*plane->step));
+    plane->level = calloc(count, sizeof(*plane->level));
+    plane->kind = calloc(count, sizeof(*plane->kind));
+    plane->raw = calloc(count, sizeof(*plane->raw));
+    if (!plane->q || !plane->step || !plane->level || !plane->kind || !plane->raw) {
+        kvf_part_plane_free(plane);
+        return KVF_ERR_NO_MEMORY;
+    }
+    memset(plane->q, 0, values * sizeof(float));
+    return KVF_OK;
+}
+
+void kvf_part_plane_free(kvf_part_plane_t *plane) {
+    free(plane->q);
+    free(plane->step);
+    free(plane->level);
+    free(plane->kind);
+    free(plane->raw);
+    memset(plane, 0, sizeof(*plane));
+}

@@ -1,0 +1,201 @@
+/* part_read.c - the bytes of a part, from anywhere, into planes of quantised rows. */
+#include "fusion/coder/part_internal.h"
+
+#include <string.h>
+
+static uint32_t number(const uint8_t *from, unsigned num_bytes) {
+    uint32_t value = 0;
+    for (unsigned i = 0; i < num_bytes; i++) value |= (uint32_t)from[i] << (8 * i);
+    return value;
+}
+
+typedef struct group_entry {
+    uint32_t first_layer, sets;
+    uint64_t head_bytes, stream_bytes, raw_bytes;
+} group_entry_t;
+
+static group_entry_t entry_of(const kvf_part_reader_t *reader, uint32_t group) {
+    const uint8_t *at = reader->bytes + KVF_PART_HEAD_BYTES + (size_t)group * KVF_PART_GROUP_BYTES;
+    return (group_entry_t){number(at, 2), number(at + 2, 2), number(at + 4, 4), number(at + 8, 4), number(at + 12, 4)};
+}
+
+static uint64_t bytes_of(const group_entry_t *entry) {
+    return entry->head_bytes + entry->stream_bytes + entry->raw_bytes;
+}
+
+/* The directory: layers rise from 0, sizes add up to the bytes. */
+static bool is_directory_sound(const kvf_part_reader_t *reader) {
+    uint64_t used = KVF_PART_HEAD_BYTES + (uint64_t)reader->groups * KVF_PART_GROUP_BYTES;
+    if (used > reader->num_bytes) return false;
+    for (uint32_t group = 0; group < reader->groups; group++) {
+        group_entry_t entry = entry_of(reader, group);
+        uint32_t before = group ? entry_of(reader, group - 1).first_layer : 0;
+        if (group ? entry.first_layer <= before : entry.first_layer != 0) return false;
+        if (entry.first_layer >= reader->shape->layers) return false;
+        used += bytes_of(&entry);
+    }
+    return used == reader->num_bytes;
+}
+
+static kvf_status_t open_group(kvf_part_reader_t *reader, uint32_t group, size_t at) {
+    const kvf_part_shape_t *shape = reader->shape;
+    group_entry_t entry = entry_of(reader, group);
+    uint32_t end_layer = group + 1 < reader->groups ? entry_of(reader, group + 1).first_layer : shape->layers;
+    reader->group = group;
+    reader->group_at = at;
+    reader->next_plane = entry.first_layer * shape->planes;
+    reader->group_end_plane = end_layer * shape->planes;
+    reader->head = reader->bytes + at;
+    reader->head_end = reader->head + entry.head_bytes;
+    reader->raw = reader->head_end + entry.stream_bytes;
+    reader->raw_end = reader->raw + entry.raw_bytes;
+    bool is_sound = kvf_rans_decoder_init(&reader->stream, reader->head_end, entry.stream_bytes, entry.sets);
+    return is_sound ? KVF_OK : KVF_ERR_CORRUPT;
+}
+
+kvf_status_t kvf_part_reader_init(kvf_part_reader_t *reader, const kvf_part_shape_t *shape, const uint8_t *bytes,
+                                  size_t num_bytes) {
+    memset(reader, 0, sizeof(*reader));
+    reader->shape = shape;
+    reader->bytes = bytes;
+    reader->num_bytes = num_bytes;
+    if (num_bytes < KVF_PART_HEAD_BYTES || bytes[0] != KVF_PART_VERSION || number(bytes + 2, 2)) return KVF_ERR_CORRUPT;
+    reader->model = kvf_model((kvf_shape_t)bytes[1]);
+    reader->rows = number(bytes + 4, 2);
+    reader->groups = number(bytes + 6, 2);
+    reader->basis_version = number(bytes + 8, 4);
+    if (!reader->model || !reader->rows || !reader->groups || !is_directory_sound(reader)) return KVF_ERR_CORRUPT;
+    return open_group(reader, 0, KVF_PART_HEAD_BYTES + (size_t)reader->groups * KVF_PART_GROUP_BYTES);
+}
+
+kvf_status_t kvf_part_reader_seek(kvf_part_reader_t *reader, uint32_t layer) {
+    if (layer >= reader->shape->layers) return KVF_ERR_INVALID;
+    uint32_t group = 0;
+    size_t at = KVF_PART_HEAD_BYTES + (size_t)reader->groups * KVF_PART_GROUP_BYTES;
+    while (group + 1 < reader->groups && entry_of(reader, group + 1).first_layer <= layer) {
+        group_entry_t entry = entry_of(reader, group++);
+        at += bytes_of(&entry);
+    }
+    return open_group(reader, group, at);
+}
+
+/* ---- one plane ---- */
+
+static bool read_head(kvf_part_reader_t *reader, kvf__plane_head_t *head) {
+    const uint8_t *at = reader->head;
+    if (reader->head_end - at < 4) return false;
+    *head = (kvf__plane_head_t){
+        .kind_class = at[0] & 0xf,
+        .majority = at[0] >> 4 & 7,
+        .some_alone = at[0] >> 7 & 1,
+        .step_class = at[1] & 0xf,
+        .level_class = at[1] >> 4,
+        .level_base_refers = (int8_t)at[2],
+        .level_base_alone = (int8_t)at[3],
+    };
+    reader->head = at + 4;
+    if (!head->some_alone) return true;
+    if ((size_t)(reader->head_end - reader->head) < reader->shape->heads) return false;
+    head->step_base = (const int8_t *)reader->head;
+    reader->head += reader->shape->heads;
+    return true;
+}
+
+static void decode_side(kvf_part_reader_t *reader, unsigned nibble, uint32_t lanes, float *values) {
+    static const int32_t no_shift[KVF_RANS_LANES] = {0};
+    int32_t class = kvf__side_class(nibble);
+    kvf_kernels()->rans_decode_rows(&reader->stream, &reader->model->rans, &class, no_shift, lanes, 1, values);
+}
+
+typedef struct group_lanes {
+    uint32_t refers, alone;
+} group_lanes_t;
+
+/* Kinds of a group's rows, and the bytes of raw ones. */
+static bool read_kinds(kvf_part_reader_t *reader, const kvf__plane_head_t *head, const int16_t *predicted_step,
+                       kvf_part_plane_t *plane, size_t first, uint32_t lanes, group_lanes_t *out) {
+    float kinds[KVF_RANS_LANES];
+    decode_side(reader, head->kind_class, lanes, kinds);
+    for (unsigned lane = 0; lane < KVF_RANS_LANES && lanes >> lane; lane++) {
+        int kind = (int)kinds[lane] + head->majority;
+        if (kind < 0 || kind >= KVF_ROW_KINDS) return false;
+        if (kind <= KVF_ROW_REFERS && !predicted_step) return false;
+        if (kind == KVF_ROW_ALONE && !head->some_alone) return false;
+        plane->kind[first + lane] = (uint8_t)kind;
+        if (kind == KVF_ROW_REFERS) out->refers |= 1u << lane;
+        if (kind == KVF_ROW_ALONE) out->alone |= 1u << lane;
+        if (kind != KVF_ROW_RAW) continue;
+        if ((size_t)(reader->raw_end - reader->raw) < reader->shape->row_bytes) return false;
+        plane->raw[first + lane] = reader->raw;
+        reader->raw += reader->shape->row_bytes;
+    }
+    return true;
+}
+
+static void decode_components(kvf_part_reader_t *reader, const int32_t *classes, const int32_t *levels, uint32_t lanes,
+                              float *q) {
+    kvf_kernels()->rans_decode_rows(&reader->stream, &reader->model->rans, classes, levels, lanes, reader->shape->dim,
+                                    q);
+}
+
+static kvf_status_t read_group(kvf_part_reader_t *reader, const kvf__plane_head_t *head, const int16_t *predicted_step,
+                               kvf_part_plane_t *plane, uint32_t h, uint32_t group) {
+    const kvf_part_shape_t *shape = reader->shape;
+    size_t first = (size_t)h * plane->rows + group * KVF_RANS_LANES;
+    float *q = kvf_part_plane_q(plane, shape->dim, h, group);
+    group_lanes_t lanes = {0};
+    if (!read_kinds(reader, head, predicted_step, plane, first, kvf__group_lanes(plane->rows, group), &lanes))
+        return KVF_ERR_CORRUPT;
+    uint32_t coded = lanes.refers | lanes.alone;
+    if (!coded) {
+        memset(q, 0, shape->dim * KVF_RANS_LANES * sizeof(float));
+        return KVF_OK;
+    }
+    float steps[KVF_RANS_LANES], level_deltas[KVF_RANS_LANES];
+    int32_t levels[KVF_RANS_LANES] = {0};
+    decode_side(reader, head->step_class, coded, steps);
+    decode_side(reader, head->level_class, coded, level_deltas);
+    for (unsigned lane = 0; lane < KVF_RANS_LANES && coded >> lane; lane++) {
+        if (!(coded >> lane & 1)) continue;
+        bool alone = lanes.alone >> lane & 1;
+        int base = alone ? head->step_base[h] * KVF__STEP_BASE_UNIT : predicted_step[first + lane];
+        plane->step[first + lane] = (int16_t)kvf__clamp_step(base + (int)steps[lane]);
+        levels[lane] = (int)level_deltas[lane] + (alone ? head->level_base_alone : head->level_base_refers);
+        plane->level[first + lane] = (int16_t)levels[lane];
+    }
+    size_t at = ((size_t)reader->next_plane * shape->heads + h) * shape->dim;
+    if (!lanes.alone || !lanes.refers) {
+        const int32_t *classes = lanes.alone ? shape->classes_alone : shape->classes_refers;
+        decode_components(reader, classes + at, levels, coded, q);
+        return KVF_OK;
+    }
+    float alone_q[1024 * KVF_RANS_LANES]; /* KVF_HEAD_DIM_MAX */
+    decode_components(reader, shape->classes_refers + at, levels, lanes.refers, q);
+    decode_components(reader, shape->classes_alone + at, levels, lanes.alone, alone_q);
+    for (size_t i = 0; i < (size_t)shape->dim * KVF_RANS_LANES; i++)
+        q[i] += alone_q[i]; /* each is 0 on the other's lanes */
+    return KVF_OK;
+}
+
+kvf_status_t kvf_part_reader_next(kvf_part_reader_t *reader, const int16_t *predicted_step, kvf_part_plane_t *plane) {
+    kvf__plane_head_t head;
+    if (plane->rows != reader->rows) return KVF_ERR_INVALID;
+    if (reader->next_plane == reader->group_end_plane) {
+        if (reader->group + 1 >= reader->groups) return KVF_ERR_INVALID;
+        group_entry_t entry = entry_of(reader, reader->group);
+        kvf_status_t status = open_group(reader, reader->group + 1, reader->group_at + bytes_of(&entry));
+        if (status) return status;
+    }
+    if (!read_head(reader, &head)) return KVF_ERR_CORRUPT;
+    for (uint32_t h = 0; h < reader->shape->heads; h++)
+        for (uint32_t group = 0; group < plane->groups; group++) {
+            kvf_status_t status = read_group(reader, &head, predicted_step, plane, h, group);
+            if (status) return status;
+        }
+    reader->next_plane++;
+    bool is_end = reader->next_plane == reader->group_end_plane;
+    if (is_end && (!kvf_rans_decoder_is_done(&reader->stream) || reader->head != reader->head_end ||
+                   reader->raw != reader->raw_end))
+        return KVF_ERR_CORRUPT;
+    return reader->stream.is_short ? KVF_ERR_CORRUPT : KVF_OK;
+}

@@ -1,0 +1,178 @@
+/* rows.c - see rows.h. */
+#include "fusion/coder/rows.h"
+
+#include "fusion/coder/part_internal.h"
+
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+
+enum { LANES = KVF_RANS_LANES, SEARCH_MAX = 64 };
+
+static float inverse_of(float step) { return 1.0f / step; }
+
+static void set_steps(const int *e, float *step, float *inverse) {
+    for (int lane = 0; lane < LANES; lane++) {
+        step[lane] = kvf_step_value(e[lane]);
+        inverse[lane] = inverse_of(step[lane]);
+    }
+}
+
+/* e of the step at which a row of `dim` components, all coarser than the step, would err by the budget: Δ² dim / 12. */
+static int first_step(float budget, unsigned dim) {
+    float octaves = 0.5f * log2f(budget * 12 / (float)dim);
+    return kvf__clamp_step((int)floorf(octaves * KVF_STEP_OCTAVE));
+}
+
+/* The largest e of each lane whose error is within the budget, from `guess` steps above the first one on. Lanes that hold at no
+ * step get INT_MIN. */
+static void search(const kvf_rows_t *rows, const float *v, uint32_t lanes, int *guess, int *best) {
+    int e[LANES] = {0}, failed[LANES], sum = 0, count = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        best[lane] = INT_MIN;
+        failed[lane] = INT_MAX;
+        if (lanes >> lane & 1) e[lane] = kvf__clamp_step(first_step(rows->budget[lane], rows->dim) + *guess);
+    }
+    uint32_t active = lanes;
+    for (int round = 0; active && round < SEARCH_MAX; round++) {
+        float step[LANES], inverse[LANES], error[LANES];
+        set_steps(e, step, inverse);
+        kvf_kernels()->quantise_errors(error, v, inverse, step, rows->dim);
+        for (int lane = 0; lane < LANES; lane++) {
+            if (!(active >> lane & 1)) continue;
+            bool holds = error[lane] <= rows->budget[lane];
+            if (holds)
+                best[lane] = e[lane];
+            else
+                failed[lane] = e[lane];
+            int next = holds ? e[lane] + 1 : e[lane] - 1;
+            if (next == best[lane] || next == failed[lane] || next > KVF_STEP_MAX || next < -KVF_STEP_MAX)
+                active &= ~(1u << lane);
+            else
+                e[lane] = next;
+        }
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        if (best[lane] != INT_MIN) {
+            sum += best[lane] - first_step(rows->budget[lane], rows->dim);
+            count++;
+        }
+    if (count) *guess = sum / count;
+}
+
+/* Level of a row: quarter octaves of ‖v‖ over the step. */
+static int level_of(float energy, float step) {
+    float octaves = 0.5f * log2f(energy) - log2f(step);
+    if (!(octaves > -30)) octaves = -30;
+    return (int)lroundf((octaves > 30 ? 30 : octaves) * KVF_CLASS_OCTAVE);
+}
+
+/* Quantises the lanes of `lanes` at their steps; those beyond the range of values become RAW. */
+static void quantise(kvf_rows_t *rows, const float *v, uint32_t lanes) {
+    float step[LANES], inverse[LANES], energy[LANES];
+    const int32_t same[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    float q[1024 * LANES]; /* KVF_HEAD_DIM_MAX */
+    set_steps(rows->step, step, inverse);
+    kvf_kernels()->quantise(q, v, inverse, rows->dim);
+    kvf_kernels()->square_sums(energy, v, NULL, rows->dim);
+    for (int lane = 0; lane < LANES; lane++) {
+        if (!(lanes >> lane & 1)) continue;
+        rows->step_value[lane] = step[lane];
+        rows->level[lane] = level_of(energy[lane], step[lane]);
+        if (sqrtf(energy[lane]) * inverse[lane] < KVF_VALUE_MAX - 1) continue; /* no component is larger than the row */
+        rows->kind[lane] = KVF_ROW_RAW;
+    }
+    kvf_kernels()->move_lanes(rows->q, q, same, lanes, rows->dim);
+}
+
+static void clear_lanes(float *v, uint32_t lanes, unsigned dim) {
+    if (!lanes) return;
+    for (size_t i = 0; i < dim; i++)
+        for (int lane = 0; lane < LANES; lane++)
+            if (lanes >> lane & 1) v[i * LANES + (size_t)lane] = 0;
+}
+
+/* The residual of the predicted lanes, and which of them need none. */
+static uint32_t subtract(kvf_rows_t *rows, float *error) {
+    for (size_t i = 0; i < (size_t)rows->dim * LANES; i++) rows->r[i] = rows->z[i] - rows->p[i];
+    kvf_kernels()->square_sums(error, rows->r, NULL, rows->dim);
+    uint32_t same = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        if (rows->predicted >> lane & 1 && error[lane] <= rows->budget[lane]) same |= 1u << lane;
+    return same;
+}
+
+static void set_kind(kvf_rows_t *rows, uint32_t lanes, kvf_row_kind_t kind, const int *step) {
+    for (int lane = 0; lane < LANES; lane++) {
+        if (!(lanes >> lane & 1)) continue;
+        rows->kind[lane] = step && step[lane] == INT_MIN ? KVF_ROW_RAW : kind;
+        rows->step[lane] = step && step[lane] != INT_MIN ? step[lane] : 0;
+    }
+}
+
+/* Of lanes that could be either: those for which the residual promises fewer bits than the row alone. */
+static uint32_t cheaper_with_unit(const kvf_rows_t *rows, uint32_t lanes, const int *alone, const int *refers) {
+    float step[LANES], inverse[LANES], bits_alone[LANES], bits_refers[LANES];
+    set_steps(alone, step, inverse);
+    kvf_kernels()->magnitude_bits(bits_alone, rows->z, inverse, rows->dim);
+    set_steps(refers, step, inverse);
+    kvf_kernels()->magnitude_bits(bits_refers, rows->r, inverse, rows->dim);
+    uint32_t cheaper = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        if (lanes >> lane & 1 && (alone[lane] == INT_MIN || bits_refers[lane] < bits_alone[lane]))
+            cheaper |= 1u << lane;
+    return cheaper;
+}
+
+void kvf_rows_choose(kvf_rows_t *rows) {
+    float residual[LANES], energy[LANES];
+    int alone[LANES], refers[LANES];
+    uint32_t same = rows->predicted ? subtract(rows, residual) : 0;
+    uint32_t predicted = rows->predicted & ~same, clear_gain = 0;
+    kvf_kernels()->square_sums(energy, rows->z, NULL, rows->dim);
+    for (int lane = 0; lane < LANES; lane++)
+        if (predicted >> lane & 1 && residual[lane] < energy[lane] / 8) clear_gain |= 1u << lane;
+    uint32_t maybe_alone = rows->lanes & ~same & ~clear_gain, by_unit = clear_gain;
+    if (predicted) search(rows, rows->r, predicted, &rows->guess[1], refers);
+    if (maybe_alone) search(rows, rows->z, maybe_alone, &rows->guess[0], alone);
+    uint32_t both = maybe_alone & predicted;
+    if (both) by_unit |= cheaper_with_unit(rows, both, alone, refers);
+    uint32_t by_itself = maybe_alone & ~by_unit;
+    set_kind(rows, same, KVF_ROW_SAME, NULL);
+    set_kind(rows, by_unit, KVF_ROW_REFERS, refers);
+    set_kind(rows, by_itself, KVF_ROW_ALONE, alone);
+    clear_lanes(rows->q, same, rows->dim);
+    if (by_unit) quantise(rows, rows->r, by_unit);
+    if (by_itself) quantise(rows, rows->z, by_itself);
+    if (rows->p) clear_lanes(rows->p, rows->lanes & ~(same | by_unit), rows->dim);
+    for (int lane = 0; lane < LANES; lane++)
+        if (same >> lane & 1) rows->step_value[lane] = 0;
+}
+
+void kvf_rows_refine(kvf_rows_t *rows, uint32_t lanes) {
+    uint32_t by_unit = 0, by_itself = 0, fresh = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        if (!(lanes >> lane & 1)) continue;
+        if (rows->kind[lane] == KVF_ROW_SAME)
+            fresh |= 1u << lane;
+        else {
+            if (rows->kind[lane] == KVF_ROW_REFERS) by_unit |= 1u << lane;
+            if (rows->kind[lane] == KVF_ROW_ALONE) by_itself |= 1u << lane;
+            if (rows->step[lane] <= -KVF_STEP_MAX)
+                rows->kind[lane] = KVF_ROW_RAW;
+            else
+                rows->step[lane]--;
+        }
+    }
+    if (fresh | by_unit)
+        for (size_t i = 0; i < (size_t)rows->dim * LANES; i++) rows->r[i] = rows->z[i] - rows->p[i];
+    if (fresh) {
+        int steps[LANES];
+        for (int lane = 0; lane < LANES; lane++)
+            steps[lane] = fresh >> lane & 1 ? first_step(rows->budget[lane], rows->dim) : 0;
+        set_kind(rows, fresh, KVF_ROW_REFERS, steps);
+        quantise(rows, rows->r, fresh);
+    }
+    if (by_unit) quantise(rows, rows->r, by_unit);
+    if (by_itself) quantise(rows, rows->z, by_itself);
+}

@@ -1,0 +1,129 @@
+/* code.c - codes one block against the pool's units. */
+#include "fusion/pool/pool_internal.h"
+
+#include <string.h>
+#include <time.h>
+
+static uint64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* The last tokens of the block before `block`, if it is known: its context. */
+static uint32_t context_of(kvf_pool_t *pool, const kvf__block_t *block, uint32_t context[KVF_RUN_CONTEXT_KEPT]) {
+    const kvf__block_t *previous = kvf__block_find(pool, block->previous);
+    if (!previous || !previous->token_ids) return 0;
+    uint32_t count = previous->tokens < KVF_RUN_CONTEXT_KEPT ? previous->tokens : KVF_RUN_CONTEXT_KEPT;
+    memcpy(context, previous->token_ids + previous->tokens - count, count * sizeof(*context));
+    return count;
+}
+
+/* Rows whose run is too short are no candidates: a poor reference saves little, and keeps its row from being referred to. */
+static void drop_short_runs(kvf_run_candidate_t *candidates, uint32_t rows, uint32_t context_min) {
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t k = 0; k < KVF_RUN_CANDIDATES; k++) {
+            kvf_run_candidate_t *candidate = &candidates[r * KVF_RUN_CANDIDATES + k];
+            if (candidate->unit != KVF_UNIT_NONE && candidate->context < context_min) candidate->unit = KVF_UNIT_NONE;
+        }
+}
+
+static kvf_status_t find_spans(kvf_pool_t *pool, const kvf__block_t *block, kvf_span_t *spans, uint32_t *num_spans) {
+    kvf_run_candidate_t candidates[KVF_BLOCK_TOKENS_MAX * KVF_RUN_CANDIDATES];
+    kvf_run_span_t runs[KVF_RUN_SPANS];
+    uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, block, context);
+    *num_spans = 0;
+    if (!block->token_ids) return KVF_OK;
+    kvf_status_t status = kvf_runs_find(pool->runs, block->token_ids, block->tokens, context, num_context, candidates);
+    if (status) return status;
+    drop_short_runs(candidates, block->tokens, pool->options.run_tokens_min);
+    uint32_t count = kvf_run_spans(candidates, block->tokens, runs);
+    for (uint32_t i = 0; i < count; i++) {
+        const kvf__unit_t *unit = &pool->units[runs[i].unit];
+        spans[(*num_spans)++] = (kvf_span_t){(uint64_t)unit->generation << 32 | (runs[i].unit + 1), runs[i].row,
+                                             runs[i].rows, runs[i].unit_row};
+    }
+    return KVF_OK;
+}
+
+/* Enters the rows of a new unit: the tokens of the block that it holds. */
+static kvf_status_t enter_unit(kvf_pool_t *pool, const kvf__block_t *block, const kvf_record_info_t *info) {
+    uint32_t tokens[KVF_BLOCK_TOKENS_MAX], rows = 0, context[KVF_RUN_CONTEXT_KEPT];
+    uint32_t num_context = context_of(pool, block, context);
+    if (!block->token_ids) return KVF_OK;
+    for (uint32_t t = 0; t < block->tokens; t++)
+        if (info->own_tokens[t / 8] >> t % 8 & 1) {
+            if (!rows && t) num_context = 0;
+            tokens[rows++] = block->token_ids[t];
+        }
+    const kvf__block_t *previous = kvf__block_find(pool, block->previous);
+    uint32_t before = KVF_UNIT_NONE;
+    kvf_record_info_t previous_info;
+    if (previous && !previous->is_staged && num_context &&
+        !kvf_record_read(previous->record.bytes, previous->record.num_bytes, pool->layout->block_tokens,
+                         &previous_info) &&
+        previous_info.own_unit &&
+        previous_info.own_tokens[(previous->tokens - 1) / 8] >> (previous->tokens - 1) % 8 & 1)
+        before = (uint32_t)previous_info.own_unit - 1;
+    kvf_status_t status =
+        kvf_runs_insert(pool->runs, (uint32_t)info->own_unit - 1, tokens, rows, context, num_context, before);
+    return status == KVF_EXISTS ? KVF_OK : status;
+}
+
+static void count(kvf_pool_t *pool, const kvf__block_t *block, const kvf_block_out_t *out) {
+    kvf_pool_stats_t *stats = &pool->stats;
+    for (int kind = 0; kind < KVF_ROW_KINDS; kind++) stats->rows[kind] += out->rows[kind];
+    if (out->worst > stats->worst) stats->worst = out->worst;
+    stats->encoded_bytes +=
+        (uint64_t)block->tokens * pool->codec->token_bytes * pool->layout->layers * pool->layout->planes;
+}
+
+/* Keeps what the encoder made. On a failure nothing of it stays. */
+static kvf_status_t keep(kvf_pool_t *pool, kvf__block_t *block, uint64_t unit_id, const kvf_block_out_t *out) {
+    kvf_record_info_t info;
+    kvf__kept_t record = {0};
+    kvf_status_t status = kvf_record_read(out->record, out->record_bytes, pool->layout->block_tokens, &info);
+    if (status) return KVF_ERR_INTERNAL;
+    if (!kvf__keep(&record, out->record, out->record_bytes)) return KVF_ERR_NO_MEMORY;
+    if (out->unit) {
+        uint32_t index = (uint32_t)unit_id - 1;
+        if (!kvf__keep(&pool->units[index].part, out->unit, out->unit_bytes)) {
+            kvf__let_go(&record);
+            return KVF_ERR_NO_MEMORY;
+        }
+        kvf__unit_ref(pool, unit_id);
+        status = enter_unit(pool, block, &info);
+        if (status) {
+            kvf__unit_unref(pool, unit_id);
+            kvf__let_go(&record);
+            return status;
+        }
+    }
+    for (uint32_t i = 0; i < info.num_spans; i++) kvf__unit_ref(pool, info.spans[i].unit);
+    kvf__let_go(&block->record);
+    block->record = record;
+    block->is_staged = false;
+    pool->stats.bytes_records += record.num_bytes;
+    return KVF_OK;
+}
+
+kvf_status_t kvf__code_block(kvf_pool_t *pool, kvf__block_t *block, const void *const *planes) {
+    kvf_span_t spans[KVF_SPANS_MAX];
+    kvf_block_in_t in = {.planes = planes,
+                         .tokens = block->tokens,
+                         .position = block->position,
+                         .spans = spans,
+                         .find = kvf__unit_bytes,
+                         .find_arg = pool};
+    kvf_block_out_t out;
+    uint64_t start = now_ns();
+    kvf_status_t status = kvf__unit_reserve(pool, &in.unit);
+    if (!status) status = find_spans(pool, block, spans, &in.num_spans);
+    uint64_t found = now_ns();
+    pool->stats.find_ns += found - start;
+    if (!status) status = kvf_block_encode(pool->encoder, &in, &out);
+    if (status) return status;
+    pool->stats.encode_ns += now_ns() - found;
+    count(pool, block, &out);
+    return keep(pool, block, in.unit, &out);
+}

@@ -1,0 +1,68 @@
+/* learn.c - the basis of a pool, from the blocks that are staged. */
+#include "fusion/coder/angles.h"
+#include "fusion/pool/pool_internal.h"
+
+#include <stdlib.h>
+
+enum { LANES = KVF_ROW_LANES, FIRST_VERSION = 1 };
+
+static void add_block(kvf_pool_t *pool, kvf_calibration_t *calibration, kvf__angles_t *angles,
+                      const kvf__block_t *block, float *z) {
+    const kvf_layout_t *layout = pool->layout;
+    const void *const *planes = kvf__staged_planes(pool, block);
+    size_t row_bytes = (size_t)layout->head_dim * kvf_dtype_bytes(layout->dtype),
+           token_bytes = row_bytes * layout->kv_heads;
+    kvf__angles_begin(angles, block->position, block->tokens);
+    for (uint32_t i = 0; i < layout->layers * layout->planes; i++)
+        for (uint32_t head = 0; head < layout->kv_heads; head++)
+            for (uint32_t group = 0; group * LANES < block->tokens; group++) {
+                uint32_t left = block->tokens - group * LANES, rows = left < LANES ? left : LANES;
+                uint32_t layer = i / layout->planes, plane = i % layout->planes;
+                const uint8_t *from =
+                    (const uint8_t *)planes[i] + (size_t)group * LANES * token_bytes + head * row_bytes;
+                kvf_kernels()->load_rows(z, from, token_bytes, rows, layout->head_dim, (int)layout->dtype);
+                kvf__angles_strip(angles, layer, plane, group, z);
+                kvf_calibration_add(calibration, layer, plane, head, z, rows);
+            }
+}
+
+static kvf_status_t calibrate(kvf_pool_t *pool, kvf_basis_t **basis) {
+    kvf__angles_t angles;
+    kvf_rope_t *rope = kvf_rope_create(pool->layout);
+    kvf_calibration_t *calibration = kvf_calibration_create(pool->layout);
+    float *z = aligned_alloc(64, (size_t)pool->layout->head_dim * LANES * sizeof(float));
+    kvf_status_t status = rope && calibration && z ? KVF_OK : KVF_ERR_NO_MEMORY;
+    if (!status) status = kvf__angles_init(&angles, pool->layout, rope);
+    if (!status) {
+        for (size_t i = 0; i < pool->num_staged; i++) {
+            const kvf__block_t *block = kvf__block_find(pool, pool->staged[i]);
+            if (block && block->is_staged) add_block(pool, calibration, &angles, block, z);
+        }
+        kvf__angles_free(&angles);
+        status = kvf_calibration_finish(calibration, KVF_BASIS_KLT, FIRST_VERSION, basis);
+    }
+    free(z);
+    kvf_calibration_destroy(calibration);
+    kvf_rope_destroy(rope);
+    return status;
+}
+
+kvf_status_t kvf__learn_basis(kvf_pool_t *pool) {
+    kvf_basis_t *basis = NULL;
+    kvf_status_t status = KVF_OK;
+    if (pool->options.basis == KVF_POOL_BASIS_HADAMARD) {
+        basis = kvf_basis_create_hadamard(pool->layout, FIRST_VERSION);
+        if (!basis) status = KVF_ERR_NO_MEMORY;
+    } else
+        status = calibrate(pool, &basis);
+    if (!status) status = kvf_codec_create(pool->layout, basis, pool->bounds, &pool->codec);
+    if (!status) status = kvf_block_encoder_create(pool->codec, &pool->encoder);
+    if (!status) status = kvf_block_decoder_create(pool->codec, &pool->decoder);
+    kvf_basis_unref(basis);
+    if (!status) return KVF_OK;
+    kvf_block_encoder_destroy(pool->encoder);
+    kvf_codec_destroy(pool->codec);
+    pool->encoder = NULL;
+    pool->codec = NULL;
+    return status;
+}

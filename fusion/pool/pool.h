@@ -1,0 +1,66 @@
+/* pool.h - blocks of one space held in fused form, in memory: units, records, candidates, basis, lifetimes.
+ *
+ * A block is put as the engine holds it. While the basis is still being learnt it is *staged* as it came; then it is coded
+ * (coder/block.h) with references to units of earlier blocks, which the run index finds by token ids, or by fingerprints of
+ * layer 0's V rows where there are none. A unit lives as long as a block refers to it: deleting its own block unlinks the
+ * block, not the unit.
+ *
+ * Threads: one thread at a time. Locks: none. */
+#ifndef KVF_FUSION_POOL_H
+#define KVF_FUSION_POOL_H
+
+#include "fusion/coder/block.h"
+
+typedef struct kvf_pool kvf_pool_t;
+
+typedef enum kvf_pool_basis { KVF_POOL_BASIS_CALIBRATED = 0, KVF_POOL_BASIS_HADAMARD = 1 } kvf_pool_basis_t;
+
+typedef struct kvf_pool_options {
+    const kvf_layout_t *layout; /* copied */
+    const float *bounds;        /* [layer, plane], copied; see kvf_codec_create */
+    kvf_pool_basis_t basis;
+    uint32_t calibrate_tokens; /* staged before the basis is made; 0: 1024 */
+    uint32_t run_tokens_min;   /* equal tokens up to a row that make a unit's row a candidate; 0: 4 */
+    uint64_t seed;             /* of the run index; random where tokens come from strangers */
+} kvf_pool_options_t;
+
+/* A block's handle: names one block for ever, also after it was deleted. Never 0. */
+typedef uint64_t kvf_pool_block_t;
+
+typedef struct kvf_pool_put {
+    const void *const *planes; /* [layer × planes + plane]: [token, head, dim], borrowed */
+    uint32_t tokens;
+    uint64_t position;
+    const uint32_t *token_ids; /* [tokens], or NULL */
+    kvf_pool_block_t previous; /* the block before it in its sequence, 0: none or unknown */
+} kvf_pool_put_t;
+
+typedef struct kvf_pool_stats {
+    uint64_t blocks, staged, units;
+    uint64_t bytes_put; /* of the blocks that are held, as engines hold them */
+    uint64_t bytes_units, bytes_records, bytes_staged;
+    uint64_t bytes_index; /* run index, tables of blocks and units */
+    uint64_t bytes_basis;
+    uint64_t rows[KVF_ROW_KINDS];               /* coded so far */
+    float worst;                                /* largest error of a row so far, over its bound */
+    uint64_t find_ns, encode_ns, encoded_bytes; /* spent so far; engine bytes that were coded */
+} kvf_pool_stats_t;
+
+/* KVF_OK, KVF_ERR_INVALID (layout, bounds), KVF_ERR_NO_MEMORY. */
+kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **pool) KVF_MUST_CHECK;
+void kvf_pool_destroy(kvf_pool_t *pool); /* NULL is allowed */
+
+/* KVF_OK and the handle; KVF_ERR_INVALID, KVF_ERR_NO_MEMORY: nothing changed. */
+kvf_status_t kvf_pool_put(kvf_pool_t *pool, const kvf_pool_put_t *put, kvf_pool_block_t *block) KVF_MUST_CHECK;
+/* Makes the basis of what is staged and codes it; nothing if nothing is. */
+kvf_status_t kvf_pool_flush(kvf_pool_t *pool) KVF_MUST_CHECK;
+/* Layers [first_layer, first_layer + layers) into planes [layer − first_layer, plane], as kvf_block_decode.
+ * KVF_ERR_NOT_FOUND: no such block; KVF_ERR_CORRUPT: a checksum. */
+kvf_status_t kvf_pool_get(kvf_pool_t *pool, kvf_pool_block_t block, uint32_t first_layer, uint32_t layers,
+                          void *const *planes) KVF_MUST_CHECK;
+/* KVF_ERR_NOT_FOUND: no such block. */
+kvf_status_t kvf_pool_delete(kvf_pool_t *pool, kvf_pool_block_t block) KVF_MUST_CHECK;
+
+void kvf_pool_get_stats(const kvf_pool_t *pool, kvf_pool_stats_t *stats);
+
+#endif
