@@ -16,7 +16,7 @@ typedef struct piece {
 
 struct kvf_landing {
     kvf_session_t *session;
-    kvf_space_t *space;
+    kvf_space_t *space; /* referenced */
     uint64_t request, started_ns, deadline_ns;
     size_t count, block;      /* keys; the one that is being copied */
     uint32_t layer;           /* of it */
@@ -34,6 +34,7 @@ static void free_landing(kvf_landing_t *landing) {
     for (size_t i = 0; i < landing->num_pieces; i++)
         kvf__memory_end_reading(landing->session, landing->pieces[i].region);
     kvf__session_end(landing->session);
+    kvf_space_unref(landing->space);
     free(landing->records);
     free(landing->statuses);
     free(landing);
@@ -95,6 +96,7 @@ void kvf__landing_start(kvf_session_t *session, const kvf_frame_head_t *head, co
                                .num_pieces = num_pieces,
                                .records = records,
                                .statuses = statuses};
+    kvf_space_ref(space);
     for (size_t i = 0; i < num_pieces; i++) landing->pieces[i].region->readers++;
     for (size_t i = 0; i < ask->n_keys; i++) statuses[i] = kvf_space_reserve(space, &keys[i], &records[i]);
     DL_APPEND(session->service->landings, landing);

@@ -42,7 +42,7 @@ static void serve_borrow(kvf_session_t *session, const kvf_memory_message_t *ask
     uint32_t space;
     int fd = -1;
     kvf_status_t status = kvf_store_open_segment(session->service->shared->store, ask->id, &fd, &bytes, &space);
-    if (status == KVF_OK && !kvf__session_has_opened(session, space)) { /* another tenant's: as if it were not there */
+    if (status == KVF_OK && !kvf__session_peek_space(session, space)) { /* another tenant's: as if it were not there */
         close(fd);
         fd = -1;
         status = KVF_ERR_NOT_FOUND;

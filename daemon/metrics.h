@@ -45,6 +45,7 @@
 /* X(NAME, description): what a client asks for. Each has the counters below and a latency histogram. */
 #define KVF_OPERATIONS_TABLE(X)                                                                                        \
     X(OPEN, "Open a space")                                                                                            \
+    X(DROP, "Drop a space")                                                                                            \
     X(PUT, "Store blocks")                                                                                             \
     X(GET, "Read blocks")                                                                                              \
     X(MATCH, "Find the longest stored prefix")                                                                         \

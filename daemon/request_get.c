@@ -9,6 +9,7 @@
 
 static void drop_hold(kvf_session_t *session, kvf_hold_t *hold) {
     for (size_t i = 0; i < hold->count; i++) kvf_space_release(hold->space, hold->records[i]);
+    kvf_space_unref(hold->space);
     session->held_bytes -= hold->bytes;
     kvf__session_end(session);
     free(hold);
@@ -20,6 +21,7 @@ static kvf_hold_t *hold_keys(kvf_session_t *session, kvf_space_t *space, const k
     kvf_hold_t *hold = malloc(sizeof(*hold) + count * sizeof(hold->records[0]));
     if (!hold) return NULL;
     *hold = (kvf_hold_t){.space = space};
+    kvf_space_ref(space);
     uint64_t block_bytes = kvf_space_block_bytes(space);
     uint64_t share = session->service->shared->options->host_bytes / KVF__PINNED_SHARE;
     for (size_t i = 0; i < count; i++) {

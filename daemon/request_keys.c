@@ -1,4 +1,4 @@
-/* request_keys.c - match, delete and open: requests that touch the index alone. */
+/* request_keys.c - match, delete, open and drop: requests that touch the index alone. */
 #define KVF_LOG_MODULE "space"
 #include "daemon/session.h"
 
@@ -39,7 +39,7 @@ void kvf__serve_delete(kvf_session_t *session, const kvf_frame_head_t *head, con
     kvf_metrics_add(session->service->metrics, KVF_METRIC_BLOCKS_DELETED, deleted);
 }
 
-/* ---- open ---- */
+/* ---- open, drop ---- */
 
 /* Names stand in logs and in lines for admins: visible characters alone. */
 static bool is_name(const char *name) {
@@ -81,8 +81,9 @@ static kvf_status_t open_space(kvf_session_t *session, const Kvf__OpenSpace *ask
     kvf_status_t status = kvf_layout_check(&layout, why, KVF_TEXT_BYTES_MAX);
     if (status == KVF_OK) status = kvf_policy_check(&policy, why, KVF_TEXT_BYTES_MAX);
     if (status != KVF_OK) return status;
-    return kvf_store_open_space(session->service->shared->store, ask->name, &layout, &policy, space, why,
-                                KVF_TEXT_BYTES_MAX);
+    kvf_store_t *store = session->service->shared->store;
+    return ask->must_exist ? kvf_store_open_existing(store, ask->name, &layout, &policy, space, why, KVF_TEXT_BYTES_MAX)
+                           : kvf_store_open_space(store, ask->name, &layout, &policy, space, why, KVF_TEXT_BYTES_MAX);
 }
 
 void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__OpenSpace *ask) {
@@ -93,7 +94,7 @@ void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head,
     reply.text = why;
     if (reply.status == KVF_OK) {
         reply.space = kvf_space_id(space);
-        session->opened[reply.space / 64] |= UINT64_C(1) << reply.space % 64;
+        kvf__session_add_space(session, space);
         size_t most = kvf_store_max_segments(session->service->shared->store);
         reply.segments = kvf_arena_alloc(session->service->arena, most * sizeof(*reply.segments));
         if (reply.segments && session->link) reply.n_segments = kvf_space_list_segments(space, reply.segments, most);
@@ -103,4 +104,19 @@ void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head,
     }
     kvf__session_answer(session, KVF_FRAME_OPEN_SPACE_REPLY, head->request, &reply.base);
     kvf__count_request(session->service, KVF_OPERATION_OPEN, (kvf_status_t)reply.status, 0, 0, session->heard_ns);
+}
+
+void kvf__serve_drop_space(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__DropSpace *ask) {
+    Kvf__DropSpaceReply reply = KVF__DROP_SPACE_REPLY__INIT;
+    reply.status = session->service->is_draining ? KVF_ERR_SHUTDOWN
+                                                 : kvf_store_drop_space(session->service->shared->store, ask->name);
+    if (reply.status == KVF_OK) {
+        kvf_log_info("session %" PRIu64 " drops space '%s'", session->card.session, ask->name);
+        kvf__session_forget_dropped(session);
+    } else {
+        reply.text = reply.status == KVF_ERR_NOT_FOUND ? "there is no space of this name"
+                                                       : (char *)(uintptr_t)kvf_status_text(reply.status);
+    }
+    kvf__session_answer(session, KVF_FRAME_DROP_SPACE_REPLY, head->request, &reply.base);
+    kvf__count_request(session->service, KVF_OPERATION_DROP, (kvf_status_t)reply.status, 0, 0, session->heard_ns);
 }

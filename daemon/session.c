@@ -83,10 +83,38 @@ const kvf_key_t *kvf__session_take_keys(kvf_session_t *session, kvf_frame_type_t
 }
 
 kvf_space_t *kvf__session_take_space(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, uint32_t id) {
-    kvf_space_t *space =
-        kvf__session_has_opened(session, id) ? kvf_store_space(session->service->shared->store, id) : NULL;
-    if (!space) kvf__session_fail(session, asked, request, KVF_ERR_NOT_FOUND, "no space of this number was opened");
-    return space;
+    kvf_space_t *space = kvf__session_peek_space(session, id);
+    if (space && !kvf_space_is_dropped(space)) return space;
+    kvf__session_fail(session, asked, request, KVF_ERR_NOT_FOUND,
+                      "no space of this number is open: it was dropped, or never opened");
+    return NULL;
+}
+
+/* ---- opened spaces ---- */
+
+void kvf__session_add_space(kvf_session_t *session, kvf_space_t *space) {
+    kvf_space_t **place = &session->opened[kvf_space_id(space) % session->service->shared->options->max_spaces];
+    if (*place) kvf_space_unref(*place); /* the same one, or one that was dropped */
+    *place = space;
+}
+
+void kvf__session_forget_dropped(kvf_session_t *session) {
+    const kvf_service_shared_t *shared = session->service->shared;
+    uint64_t drops = kvf_store_num_drops(shared->store);
+    if (drops == session->seen_drops) return;
+    session->seen_drops = drops;
+    for (size_t place = 0; place < shared->options->max_spaces; place++) {
+        kvf_space_t *space = session->opened[place];
+        if (!space || !kvf_space_is_dropped(space)) continue;
+        session->opened[place] = NULL;
+        kvf_space_unref(space);
+    }
+}
+
+static void forget_all(kvf_session_t *session) {
+    for (size_t place = 0; place < session->service->shared->options->max_spaces; place++)
+        if (session->opened[place]) kvf_space_unref(session->opened[place]);
+    free(session->opened);
 }
 
 /* ---- hello ---- */
@@ -169,6 +197,7 @@ static const ProtobufCMessageDescriptor *body_type(kvf_frame_type_t type) {
     switch (type) {
     case KVF_FRAME_HELLO: return &kvf__hello__descriptor;
     case KVF_FRAME_OPEN_SPACE: return &kvf__open_space__descriptor;
+    case KVF_FRAME_DROP_SPACE: return &kvf__drop_space__descriptor;
     case KVF_FRAME_PUT: return &kvf__put__descriptor;
     case KVF_FRAME_GET: return &kvf__get__descriptor;
     case KVF_FRAME_RELEASE: return &kvf__release__descriptor;
@@ -183,6 +212,7 @@ static void dispatch(kvf_session_t *session, const kvf_frame_head_t *head, const
     switch (head->type) {
     case KVF_FRAME_HELLO: serve_hello(session, head, body); break;
     case KVF_FRAME_OPEN_SPACE: kvf__serve_open_space(session, head, body); break;
+    case KVF_FRAME_DROP_SPACE: kvf__serve_drop_space(session, head, body); break;
     case KVF_FRAME_PUT: kvf__serve_put(session, head, body, payload); break;
     case KVF_FRAME_GET: kvf__serve_get(session, head, body); break;
     case KVF_FRAME_RELEASE: kvf__serve_release(session, head); break;
@@ -238,7 +268,7 @@ void kvf__session_open(kvf_service_t *service, ucp_conn_request_h request) {
             "no memory for a session"); /* the client's connect times out: only its listener could reject it */
         return;
     }
-    session->opened = calloc((service->shared->options->max_spaces + 63) / 64, sizeof(*session->opened));
+    session->opened = calloc(service->shared->options->max_spaces, sizeof(*session->opened));
     if (!session->opened) {
         kvf_log_error("no memory for a session");
         free(session);
@@ -282,7 +312,7 @@ static void on_closed(void *user, kvf_status_t why) {
         kvf_log_info("session %" PRIu64 " closed: %s", session->card.session,
                      why == KVF_ERR_DISCONNECTED ? "the client has gone" : kvf_status_text(why));
     }
-    free(session->opened);
+    forget_all(session);
     free(session);
 }
 
@@ -301,6 +331,7 @@ void kvf__session_sweep(kvf_session_t *session, uint64_t now_ns) {
         kvf_metrics_add(session->service->metrics, KVF_METRIC_REQUESTS_TIMED_OUT, 1);
         kvf__lease_drop(session, lease);
     }
+    kvf__session_forget_dropped(session);
     if (!session->is_greeted) {
         if (is_overdue(session->opened_ns, now_ns, session->is_refused ? KVF__SWEEP_MS : KVF__HELLO_MS))
             kvf_conn_close(session->conn, session->is_refused ? KVF_ERR_BUSY : KVF_ERR_TIMEOUT);

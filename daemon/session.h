@@ -24,7 +24,7 @@ enum {
 
 /* Records that a request holds against eviction until its bytes have left. */
 typedef struct kvf_hold {
-    kvf_space_t *space;
+    kvf_space_t *space; /* referenced */
     size_t count;
     uint64_t bytes;
     kvf_record_t *records[];
@@ -74,7 +74,8 @@ struct kvf_session {
     uint64_t held_bytes; /* by replies and leases */
     kvf_lease_t *leases; /* uthash by request */
     kvf_reply_t *replies;
-    uint64_t *opened; /* bitmap of spaces [max-spaces]: those that it opened, and no others, are there for it */
+    kvf_space_t **opened; /* [max-spaces] by place, referenced: those that it opened, and no others, are there for it */
+    uint64_t seen_drops;  /* kvf_store_num_drops when `opened` was last looked through */
     kvf_memory_link_t *link;
     kvf_region_t regions[KVF_REGIONS_MAX];
 };
@@ -134,15 +135,21 @@ void kvf__session_end(kvf_session_t *session);
  * service's arena until the next frame. */
 const kvf_key_t *kvf__session_take_keys(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, size_t count,
                                         const ProtobufCBinaryData *keys);
-/* Whether the session has opened space `id`. */
-static inline bool kvf__session_has_opened(const kvf_session_t *session, uint32_t id) {
-    return id < session->service->shared->options->max_spaces && session->opened[id / 64] >> id % 64 & 1;
+/* The space `id` if the session has opened it, else NULL. */
+static inline kvf_space_t *kvf__session_peek_space(const kvf_session_t *session, uint32_t id) {
+    kvf_space_t *space = session->opened[id % session->service->shared->options->max_spaces];
+    return space && kvf_space_id(space) == id ? space : NULL;
 }
+/* Makes `space` one that the session has opened. Consumes the reference. */
+void kvf__session_add_space(kvf_session_t *session, kvf_space_t *space);
+/* Lets go of those among the opened spaces that were dropped. */
+void kvf__session_forget_dropped(kvf_session_t *session);
 /* The space `id` that the session has opened, or NULL (and the failure is answered). */
 kvf_space_t *kvf__session_take_space(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, uint32_t id);
 
 /* ---- request_*.c: each serves one frame; `payload` is [head->payload_bytes] ---- */
 void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__OpenSpace *ask);
+void kvf__serve_drop_space(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__DropSpace *ask);
 void kvf__serve_put(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, const uint8_t *payload);
 void kvf__serve_get(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Get *ask);
 void kvf__serve_release(kvf_session_t *session, const kvf_frame_head_t *head);

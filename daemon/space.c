@@ -27,6 +27,7 @@ kvf_status_t kvf__space_create(kvf_store_t *store, uint32_t id, const char *name
     pthread_mutex_init(&space->mutex, NULL);
     space->store = store;
     space->id = id;
+    atomic_init(&space->refs, 1);
     space->policy = *policy;
     space->giving = KVF__NO_SEGMENT;
     space->layer_bytes = kvf_layout_layer_bytes(layout);
@@ -56,6 +57,7 @@ err_destroy:
 }
 
 void kvf__space_destroy(kvf_space_t *space) {
+    kvf__store_end_claim(space->store, space);
     kvf_index_destroy(space->index);
     kvf_evict_destroy(space->evict);
     kvf__slots_destroy(space);
@@ -65,6 +67,19 @@ void kvf__space_destroy(kvf_space_t *space) {
     free(space->name);
     pthread_mutex_destroy(&space->mutex);
     free(space);
+}
+
+void kvf_space_ref(kvf_space_t *space) { atomic_fetch_add_explicit(&space->refs, 1, memory_order_relaxed); }
+
+void kvf_space_unref(kvf_space_t *space) {
+    if (atomic_fetch_sub_explicit(&space->refs, 1, memory_order_acq_rel) != 1) return;
+    kvf_store_t *store = space->store;
+    kvf__space_destroy(space);
+    atomic_fetch_sub_explicit(&store->num_leaving, 1, memory_order_relaxed);
+}
+
+bool kvf_space_is_dropped(const kvf_space_t *space) {
+    return atomic_load_explicit(&space->is_dropped, memory_order_acquire);
 }
 
 uint32_t kvf_space_id(const kvf_space_t *space) { return space->id; }
@@ -230,8 +245,14 @@ static bool is_full(const kvf_space_t *space) {
     return atomic_load_explicit(&space->blocks, memory_order_relaxed) >= segments * space->slots;
 }
 
+/* Whether memory is on its way out of other hands: of segments given away, or of dropped spaces. */
+static bool is_leaving(kvf_store_t *store) {
+    return kvf_tier_host_returning(store->host) || atomic_load_explicit(&store->num_leaving, memory_order_relaxed);
+}
+
 kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) {
     *record = NULL;
+    if (kvf_space_is_dropped(space)) return KVF_ERR_NOT_FOUND;
     if (touch_existing(space, key)) return KVF_EXISTS;
     if (!take_staging(space)) return KVF_ERR_BUSY;
     kvf_status_t status;
@@ -242,7 +263,7 @@ kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_rec
         status = reserve_locked(space, key, record);
         pthread_mutex_unlock(&space->mutex);
         if (status == KVF_OK) return KVF_OK;
-        if (status != KVF_ERR_NO_SPACE || !(is_coming || kvf_tier_host_returning(space->store->host))) break;
+        if (status != KVF_ERR_NO_SPACE || !(is_coming || is_leaving(space->store))) break;
         /* a space without a block yet, while others hold all memory: a segment is on its way, within milliseconds */
         status = KVF_ERR_BUSY;
         if (i == SHARE_WAITS) break;
@@ -258,6 +279,7 @@ kvf_status_t kvf_space_commit(kvf_space_t *space, kvf_record_t *const *records, 
     if (!count) return KVF_OK;
     kvf_evict_record_t *tracked = malloc(count * sizeof(*tracked));
     kvf_status_t status = tracked ? KVF_OK : KVF_ERR_NO_MEMORY;
+    if (kvf_space_is_dropped(space)) status = KVF_ERR_NOT_FOUND;
     pthread_mutex_lock(&space->mutex);
     for (size_t i = 0; i < count && tracked; i++)
         tracked[i] = (kvf_evict_record_t){.key_hash = records[i]->hash, .id = kvf_record_id(records[i])};

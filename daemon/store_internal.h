@@ -26,6 +26,8 @@ typedef struct kvf__block_segment {
 struct kvf_space {
     kvf_store_t *store;
     uint32_t id;
+    _Atomic uint32_t refs;
+    atomic_bool is_dropped;
     char *name;
     kvf_layout_t *layout;
     kvf_policy_t policy;
@@ -55,9 +57,12 @@ struct kvf_store {
     kvf_store_options_t options;
     kvf_tier_host_t *host;
     size_t max_segments;
-    pthread_mutex_t mutex;          /* of opening spaces */
-    _Atomic(kvf_space_t *) *spaces; /* [max_spaces] */
-    _Atomic uint32_t num_spaces;
+    pthread_mutex_t mutex; /* of the list: the next three; a leaf */
+    kvf_space_t **spaces;  /* [max_spaces] NULL where there is none */
+    uint32_t num_spaces;
+    uint32_t num_made;            /* of all time; begins anew below 2^32 / max_spaces */
+    _Atomic uint32_t num_leaving; /* spaces that were dropped and are still referenced: their memory is on its way */
+    _Atomic uint64_t num_drops;
     _Atomic uint64_t staging;
     _Atomic uint32_t num_claims; /* spaces with one, expired ones too */
 };

@@ -43,6 +43,8 @@ const char *kvf_frame_type_name(unsigned type) {
         [KVF_FRAME_PING] = "ping",
         [KVF_FRAME_PONG] = "pong",
         [KVF_FRAME_ERROR] = "error",
+        [KVF_FRAME_DROP_SPACE] = "drop",
+        [KVF_FRAME_DROP_SPACE_REPLY] = "drop reply",
     };
     return type < KVF_FRAME_TYPE_END && names[type] ? names[type] : "?";
 }

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 enum {
-    KVF_PROTOCOL = 1,
+    KVF_PROTOCOL = 2,
     KVF_FRAME_HEAD_BYTES = 32,
     KVF_KEY_BYTES_MAX = 64,
     KVF_SPACE_NAME_BYTES_MAX = 128,
@@ -47,6 +47,8 @@ typedef enum kvf_frame_type {
     KVF_FRAME_PING = 14,
     KVF_FRAME_PONG = 15,
     KVF_FRAME_ERROR = 16,
+    KVF_FRAME_DROP_SPACE = 17,
+    KVF_FRAME_DROP_SPACE_REPLY = 18,
     KVF_FRAME_TYPE_END,
 } kvf_frame_type_t;
 

@@ -42,5 +42,7 @@ kvf_status_t raw_error(raw_client_t *raw);
 /* The right things: hello, and a space of 4 layers of 2 KiB. */
 void raw_hello(raw_client_t *raw);
 void raw_open_space(raw_client_t *raw, const char *name);
+/* The same, and the status that came back. */
+kvf_status_t raw_try_open_space(raw_client_t *raw, const char *name, bool must_exist);
 
 #endif

@@ -222,6 +222,49 @@ Test(hostile_client, spaces_that_a_session_did_not_open_are_not_there_for_it) {
     stop();
 }
 
+static kvf_status_t drop_space(raw_client_t *client, const char *name) {
+    Kvf__DropSpace drop = KVF__DROP_SPACE__INIT;
+    drop.name = (char *)(uintptr_t)name;
+    cr_assert(raw_ask(client, KVF_FRAME_DROP_SPACE, 6, &drop.base, NULL, 0));
+    const Kvf__DropSpaceReply *reply = raw_body(client, KVF_FRAME_DROP_SPACE_REPLY, &kvf__drop_space_reply__descriptor);
+    cr_assert(reply->status == KVF_OK || reply->text[0], "an error says what was wrong");
+    return (kvf_status_t)reply->status;
+}
+
+static kvf_status_t match_error(raw_client_t *client) {
+    ProtobufCBinaryData key = {.len = 1, .data = (uint8_t *)(uintptr_t) "k"};
+    Kvf__Match match = KVF__MATCH__INIT;
+    match.space = client->space;
+    match.n_keys = 1;
+    match.keys = &key;
+    cr_assert(raw_ask(client, KVF_FRAME_MATCH, 7, &match.base, NULL, 0));
+    return raw_error(client);
+}
+
+Test(hostile_client, a_space_that_another_session_dropped_is_gone_and_never_another_one) {
+    start_greeted();
+    cr_assert_eq(raw_try_open_space(&raw, "nowhere", true), KVF_ERR_NOT_FOUND);
+    raw_open_space(&raw, "space");
+    cr_assert_eq(put_one(&raw, "mine"), KVF_OK);
+    uint32_t old = raw.space;
+    cr_assert_eq(drop_space(&witness, "nowhere"), KVF_ERR_NOT_FOUND);
+    cr_assert_eq(drop_space(&witness, "space"), KVF_OK);
+    cr_assert_eq(match_error(&raw), KVF_ERR_NOT_FOUND);
+    cr_assert_eq(match_error(&witness), KVF_ERR_NOT_FOUND, "also for who dropped it");
+    cr_assert_eq(raw_try_open_space(&raw, "space", true), KVF_ERR_NOT_FOUND);
+    raw_open_space(&raw, "space");
+    cr_assert_neq(raw.space, old);
+    cr_assert_eq(get_one(&raw, "mine"), KVF_ERR_NOT_FOUND, "nothing of the old one is left");
+    uint32_t fresh = raw.space;
+    raw.space = old;
+    cr_assert_eq(match_error(&raw), KVF_ERR_NOT_FOUND, "the old number is not the new space");
+    raw.space = fresh;
+    cr_assert_eq(put_one(&raw, "mine"), KVF_OK);
+    raw_open_space(&witness, "space");
+    check_witness();
+    stop();
+}
+
 /* ---- requests ---- */
 
 static Kvf__Put good_put(ProtobufCBinaryData *keys, size_t count) {

@@ -16,6 +16,7 @@ static const ProtobufCMessageDescriptor *const types[] = {
     &kvf__match__descriptor,      &kvf__match_reply__descriptor,
     &kvf__delete__descriptor,     &kvf__keys_reply__descriptor,
     &kvf__ping__descriptor,       &kvf__error__descriptor,
+    &kvf__drop_space__descriptor, &kvf__drop_space_reply__descriptor,
 };
 
 static void touch_keys(const ProtobufCBinaryData *keys, size_t count) {

@@ -3,6 +3,7 @@
 
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -417,6 +418,87 @@ Test(store, spaces_are_limited) {
     open_space("b");
     cr_assert_eq(kvf_store_open_space(store, "c", &layout, &policy, &space, why, sizeof(why)), KVF_ERR_BUSY);
     cr_assert_not_null(strstr(why, "segment-bytes"), "two segments are for two spaces");
+    kvf_store_destroy(store);
+}
+
+/* ---- drop ---- */
+
+static kvf_status_t open_existing(const char *name, kvf_space_t **space) {
+    kvf_layout_t layout = sample();
+    kvf_policy_t policy = {KVF_POLICY_EXACT};
+    return kvf_store_open_existing(store, name, &layout, &policy, space, why, sizeof(why));
+}
+
+Test(store, a_space_that_must_exist_is_not_made) {
+    make_store(8 * MIB, 0, MIB);
+    kvf_space_t *space = NULL, *made;
+    cr_assert_eq(open_existing("a", &space), KVF_ERR_NOT_FOUND);
+    cr_assert_not_null(strstr(why, "no space"), "%s", why);
+    cr_assert_null(space);
+    made = open_space("a");
+    cr_assert_eq(open_existing("a", &space), KVF_OK);
+    cr_assert_eq(space, made);
+    kvf_store_destroy(store);
+}
+
+Test(store, a_dropped_space_keeps_its_bytes_until_nobody_has_it) {
+    make_store(8 * MIB, MIB, MIB);
+    kvf_space_t *space = open_space("a"), *other = NULL;
+    cr_assert_eq(put(space, 1), KVF_OK);
+    kvf_key_t key = key_of(1);
+    kvf_record_t *held = kvf_space_acquire(space, &key);
+    uint8_t kept[LAYER_BYTES];
+    memcpy(kept, kvf_space_layer(space, held, 1), sizeof(kept));
+
+    cr_assert_eq(kvf_store_num_drops(store), 0);
+    cr_assert_eq(kvf_store_drop_space(store, "a"), KVF_OK);
+    cr_assert_eq(kvf_store_num_drops(store), 1);
+    cr_assert_eq(kvf_store_drop_space(store, "a"), KVF_ERR_NOT_FOUND);
+    cr_assert_eq(open_existing("a", &other), KVF_ERR_NOT_FOUND);
+    cr_assert(kvf_space_is_dropped(space));
+    cr_assert_eq(put(space, 2), KVF_ERR_NOT_FOUND, "nothing comes into it any more");
+
+    other = open_space("a");
+    cr_assert_neq(kvf_space_id(other), kvf_space_id(space), "no number means two spaces");
+    cr_assert_null(kvf_space_acquire(other, &key));
+    cr_assert_eq(put(other, 3), KVF_OK);
+    cr_assert_eq(memcmp(kvf_space_layer(space, held, 1), kept, sizeof(kept)), 0);
+    kvf_store_stats_t stats;
+    kvf_store_get_stats(store, &stats);
+    cr_assert(stats.spaces == 1 && stats.all.segments == 1);
+    cr_assert_eq(stats.host.taken_bytes, 2 * MIB);
+    kvf_space_release(space, held);
+    kvf_space_unref(space);
+    kvf_store_get_stats(store, &stats);
+    cr_assert_eq(stats.host.taken_bytes, MIB, "its memory goes with the last reference");
+    kvf_store_destroy(store);
+}
+
+Test(store, a_put_under_way_when_its_space_is_dropped_ends_in_order) {
+    make_store(8 * MIB, 0, MIB);
+    kvf_space_t *space = open_space("a");
+    kvf_key_t key = key_of(1);
+    kvf_record_t *record;
+    cr_assert_eq(kvf_space_reserve(space, &key, &record), KVF_OK);
+    cr_assert_eq(kvf_store_drop_space(store, "a"), KVF_OK);
+    cr_assert_eq(kvf_space_commit(space, &record, 1), KVF_ERR_NOT_FOUND);
+    kvf_space_unref(space);
+    kvf_store_stats_t stats;
+    kvf_store_get_stats(store, &stats);
+    cr_assert(stats.staging_bytes == 0 && stats.host.taken_bytes == 0);
+    kvf_store_destroy(store);
+}
+
+Test(store, dropped_spaces_make_room_for_others) {
+    make_store(64 * MIB, 0, MIB);
+    char name[8];
+    for (int i = 0; i < 20; i++) { /* of 4 */
+        snprintf(name, sizeof(name), "%d", i);
+        kvf_space_t *space = open_space(name);
+        cr_assert_eq(put(space, 1), KVF_OK);
+        cr_assert_eq(kvf_store_drop_space(store, name), KVF_OK);
+        kvf_space_unref(space);
+    }
     kvf_store_destroy(store);
 }
 
