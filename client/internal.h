@@ -167,7 +167,8 @@ void kvf__memory_unregister_all(kvf_client_t *client);
 /* Opens all spaces again. Returns how many answers will come. */
 unsigned kvf__spaces_open_all(kvf_client_t *client);
 void kvf__space_answered(kvf__part_t *part, const Kvf__OpenSpaceReply *reply);
-/* An open that failed as a whole. */
+void kvf__space_drop_answered(kvf__part_t *part, const Kvf__DropSpaceReply *reply);
+/* An open or a drop that failed as a whole. */
 void kvf__space_refused(kvf__part_t *part, kvf_status_t status, const char *text);
 void kvf__space_destroy(kvf_space_t *space);
 

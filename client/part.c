@@ -138,7 +138,7 @@ static kvf_status_t failure(int32_t status) {
 static void fail(kvf__part_t *part, const Kvf__Error *error) {
     kvf_log_limited(KVF_LOG_INFO, "%s fails: %s: %.200s", kvf_frame_type_name(part->type),
                     kvf_status_text(failure(error->status)), error->text);
-    if (part->type == KVF_FRAME_OPEN_SPACE)
+    if (part->type == KVF_FRAME_OPEN_SPACE || part->type == KVF_FRAME_DROP_SPACE)
         kvf__space_refused(part, failure(error->status), error->text);
     else if (part->type == KVF_FRAME_PING)
         kvf__part_refuse(part, "an error for a ping");
@@ -163,6 +163,7 @@ typedef struct answer_type {
 static answer_type_t answer_type(kvf_frame_type_t asked) {
     switch (asked) {
     case KVF_FRAME_OPEN_SPACE: return (answer_type_t){KVF_FRAME_OPEN_SPACE_REPLY, &kvf__open_space_reply__descriptor};
+    case KVF_FRAME_DROP_SPACE: return (answer_type_t){KVF_FRAME_DROP_SPACE_REPLY, &kvf__drop_space_reply__descriptor};
     case KVF_FRAME_PUT: return (answer_type_t){KVF_FRAME_PUT_REPLY, &kvf__keys_reply__descriptor};
     case KVF_FRAME_GET: return (answer_type_t){KVF_FRAME_GET_REPLY, &kvf__get_reply__descriptor};
     case KVF_FRAME_MATCH: return (answer_type_t){KVF_FRAME_MATCH_REPLY, &kvf__match_reply__descriptor};
@@ -187,6 +188,7 @@ static void dispatch(kvf__part_t *part, const kvf_frame_head_t *head, const void
     switch (head->type) {
     case KVF_FRAME_ERROR: fail(part, body); break;
     case KVF_FRAME_OPEN_SPACE_REPLY: kvf__space_answered(part, body); break;
+    case KVF_FRAME_DROP_SPACE_REPLY: kvf__space_drop_answered(part, body); break;
     case KVF_FRAME_GET_REPLY: kvf__get_answered(part, body, payload, head->payload_bytes); break;
     case KVF_FRAME_PUT_REPLY:
     case KVF_FRAME_DELETE_REPLY: kvf__keys_answered(part, body); break;

@@ -1,4 +1,7 @@
-/* space.c - opens spaces, and opens them again after a reconnect. */
+/* space.c - opens spaces, and opens them again after a reconnect; drops them.
+ *
+ * There is one kvf_space_t for each name and layout. A space that was dropped and is opened again with its layout is the
+ * same kvf_space_t; with another layout it is a new one, which stands before the old one in the list. */
 #define KVF_LOG_MODULE "client"
 #include "client/internal.h"
 
@@ -45,6 +48,7 @@ static bool ask(kvf_client_t *client, kvf_space_t *space, kvf__call_t *call) {
     open.name = space->name;
     open.layout = &wire;
     open.policy = &policy;
+    open.must_exist = space->must_exist;
     kvf__part_t *part = kvf__part_create(client, KVF_FRAME_OPEN_SPACE, NULL, 0, 0);
     if (!part) return false;
     part->space = space;
@@ -57,6 +61,7 @@ static bool ask(kvf_client_t *client, kvf_space_t *space, kvf__call_t *call) {
 unsigned kvf__spaces_open_all(kvf_client_t *client) {
     unsigned count = 0;
     for (kvf_space_t *space = client->spaces; space; space = space->next) {
+        if (space->is_dropped) continue;
         if (!ask(client, space, NULL)) {
             kvf__connection_fail(client, KVF_ERR_NO_MEMORY, "no memory to open the spaces again");
             return count;
@@ -68,16 +73,31 @@ unsigned kvf__spaces_open_all(kvf_client_t *client) {
 
 /* ---- answers ---- */
 
+static void mark_dropped(kvf_space_t *space) {
+    space->is_dropped = true;
+    space->status = KVF_ERR_NOT_FOUND;
+}
+
+static bool is_alike(const kvf_space_t *a, const kvf_space_t *b) {
+    char why[128];
+    return kvf_layout_compare(a->layout, b->layout, why, sizeof(why)) == KVF_OK &&
+           kvf_policy_compare(&a->policy, &b->policy, why, sizeof(why)) == KVF_OK;
+}
+
 static void opened(kvf_client_t *client, kvf__call_t *call, uint32_t id) {
-    kvf_space_t *same = find(client, call->space->name); /* another thread was faster */
-    if (same) {
-        kvf__space_destroy(call->space);
-        call->space = same;
+    kvf_space_t *asked = call->space, *known = find(client, asked->name);
+    if (known && is_alike(known, asked)) {
+        known->must_exist = known->must_exist && asked->must_exist;
+        kvf__space_destroy(asked);
+        call->space = known;
     } else {
-        call->space->id = id;
-        call->space->next = client->spaces;
-        client->spaces = call->space;
+        if (known) mark_dropped(known); /* somebody did, and made it anew */
+        asked->next = client->spaces;
+        client->spaces = asked;
     }
+    call->space->id = id;
+    call->space->status = KVF_OK;
+    call->space->is_dropped = false;
     kvf__call_end(client, call, KVF_OK, NULL);
 }
 
@@ -88,7 +108,7 @@ void kvf__space_refused(kvf__part_t *part, kvf_status_t status, const char *text
     kvf__part_discard(part);
     if (call) {
         kvf__call_end(client, call, status, text[0] ? text : NULL);
-    } else if (client->state == KVF__STATE_OPENING) {
+    } else if (space && client->state == KVF__STATE_OPENING) {
         kvf_log_warn("space '%s' cannot be opened again: %.200s", space->name, text);
         space->status = status;
         kvf__connection_advance(client);
@@ -121,21 +141,23 @@ void kvf__space_answered(kvf__part_t *part, const Kvf__OpenSpaceReply *reply) {
     }
 }
 
+void kvf__space_drop_answered(kvf__part_t *part, const Kvf__DropSpaceReply *reply) {
+    kvf_client_t *client = part->client;
+    kvf__call_t *call = part->call;
+    if (reply->status != KVF_OK) {
+        bool is_failure = reply->status < 0 && kvf_status_is_known(reply->status);
+        kvf__space_refused(part, is_failure ? (kvf_status_t)reply->status : KVF_ERR_PROTOCOL, reply->text);
+        return;
+    }
+    kvf__part_discard(part);
+    kvf_space_t *known = find(client, call->name);
+    if (known) mark_dropped(known);
+    kvf__call_end(client, call, KVF_OK, NULL);
+}
+
 /* ---- API ---- */
 
 static void start_open(kvf_client_t *client, kvf__call_t *call) {
-    kvf_space_t *known = find(client, call->space->name);
-    if (known) {
-        char why[sizeof(call->error.text)];
-        kvf_status_t status = kvf_layout_compare(known->layout, call->space->layout, why, sizeof(why));
-        if (status == KVF_OK) status = kvf_policy_compare(&known->policy, &call->space->policy, why, sizeof(why));
-        if (status == KVF_OK) {
-            kvf__space_destroy(call->space);
-            call->space = known;
-        }
-        kvf__call_end(client, call, status, why);
-        return;
-    }
     call->is_waiting = client->state != KVF__STATE_READY;
     if (!call->is_waiting && !ask(client, call->space, call)) kvf__call_end(client, call, KVF_ERR_NO_MEMORY, NULL);
 }
@@ -155,12 +177,16 @@ static kvf_space_t *create(kvf_client_t *client, const char *name, const kvf_lay
     return NULL;
 }
 
-kvf_status_t kvf_space_open(kvf_client_t *client, const char *name, const kvf_layout_t *layout,
-                            const kvf_policy_t *policy, kvf_space_t **out, kvf_error_t *error) {
+static bool is_name(const char *name) {
+    size_t bytes = name ? strnlen(name, KVF_SPACE_NAME_BYTES_MAX + 1) : 0;
+    return bytes > 0 && bytes <= KVF_SPACE_NAME_BYTES_MAX;
+}
+
+static kvf_status_t open_space(kvf_client_t *client, const char *name, const kvf_layout_t *layout,
+                               const kvf_policy_t *policy, bool must_exist, kvf_space_t **out, kvf_error_t *error) {
     kvf_error_t ignored;
     if (!error) error = &ignored;
-    size_t name_bytes = name ? strnlen(name, KVF_SPACE_NAME_BYTES_MAX + 1) : 0;
-    if (name_bytes == 0 || name_bytes > KVF_SPACE_NAME_BYTES_MAX || !layout || !policy) {
+    if (!is_name(name) || !layout || !policy) {
         snprintf(error->text, sizeof(error->text), "a space needs a name of 1 to %d bytes, a layout and a policy",
                  KVF_SPACE_NAME_BYTES_MAX);
         return KVF_ERR_INVALID;
@@ -175,6 +201,7 @@ kvf_status_t kvf_space_open(kvf_client_t *client, const char *name, const kvf_la
         snprintf(error->text, sizeof(error->text), "%s", kvf_status_text(KVF_ERR_NO_MEMORY));
         return KVF_ERR_NO_MEMORY;
     }
+    call.space->must_exist = must_exist;
     status = kvf__call_run(client, &call);
     if (status == KVF_OK) {
         *out = call.space;
@@ -182,5 +209,45 @@ kvf_status_t kvf_space_open(kvf_client_t *client, const char *name, const kvf_la
         *error = call.error;
         kvf__space_destroy(call.space);
     }
+    return status;
+}
+
+kvf_status_t kvf_space_open(kvf_client_t *client, const char *name, const kvf_layout_t *layout,
+                            const kvf_policy_t *policy, kvf_space_t **space, kvf_error_t *error) {
+    return open_space(client, name, layout, policy, false, space, error);
+}
+
+kvf_status_t kvf_space_open_existing(kvf_client_t *client, const char *name, const kvf_layout_t *layout,
+                                     const kvf_policy_t *policy, kvf_space_t **space, kvf_error_t *error) {
+    return open_space(client, name, layout, policy, true, space, error);
+}
+
+static void start_drop(kvf_client_t *client, kvf__call_t *call) {
+    call->is_waiting = client->state != KVF__STATE_READY;
+    if (call->is_waiting) return;
+    Kvf__DropSpace drop = KVF__DROP_SPACE__INIT;
+    drop.name = (char *)(uintptr_t)call->name;
+    kvf__part_t *part = kvf__part_create(client, KVF_FRAME_DROP_SPACE, NULL, 0, 0);
+    if (!part) {
+        kvf__call_end(client, call, KVF_ERR_NO_MEMORY, NULL);
+        return;
+    }
+    part->call = call;
+    call->part = part;
+    kvf__connection_say(client, KVF_FRAME_DROP_SPACE, part->number, &drop.base);
+}
+
+kvf_status_t kvf_space_drop(kvf_client_t *client, const char *name, kvf_error_t *error) {
+    kvf_error_t ignored;
+    if (!error) error = &ignored;
+    if (!is_name(name)) {
+        snprintf(error->text, sizeof(error->text), "a space has a name of 1 to %d bytes", KVF_SPACE_NAME_BYTES_MAX);
+        return KVF_ERR_INVALID;
+    }
+    kvf__call_t call = {.start = start_drop,
+                        .name = name,
+                        .deadline_ns = kvf__after_ms(kvf__now_ns(), client->options.connect_timeout_ms)};
+    kvf_status_t status = kvf__call_run(client, &call);
+    if (status) *error = call.error;
     return status;
 }

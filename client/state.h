@@ -132,6 +132,7 @@ struct kvf__call {
     bool is_waiting; /* for a connection */
     kvf__part_t *part;
     kvf_space_t *space;
+    const char *name; /* of the space to drop */
     void *base;
     kvf_segment_t segment;
     size_t bytes;
@@ -149,7 +150,9 @@ struct kvf_space {
     kvf_policy_t policy;
     uint64_t layer_bytes, block_bytes;
     uint32_t id;         /* of this connection */
-    kvf_status_t status; /* KVF_OK, or why the daemon would not open it again after a reconnect */
+    kvf_status_t status; /* KVF_OK, or why it is not open: dropped, or the daemon would not open it again */
+    bool must_exist;     /* the daemon is not to make it */
+    bool is_dropped;     /* not opened again by a reconnect */
     kvf_space_t *next;
 };
 

@@ -281,7 +281,15 @@ static int start(job_t *job) {
     if (!job->client) return EXIT_FAILURE;
     kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
     kvf_error_t error = {""};
-    kvf_status_t status = kvf_space_open(job->client, options->space, layout, &policy, &job->space, &error);
+    kvf_status_t status =
+        options->out ? kvf_space_open_existing(job->client, options->space, layout, &policy, &job->space, &error)
+                     : kvf_space_open(job->client, options->space, layout, &policy, &job->space, &error);
+    if (status == KVF_ERR_NOT_FOUND) {
+        fprintf(stderr,
+                "kvfuse: there is no space '%s' at %s: nothing was put into it; kvfuse spaces lists those there are\n",
+                options->space, options->connection.address);
+        return EXIT_FAILURE;
+    }
     if (status != KVF_OK) return complain(options->space, status, error.text);
     kvf_client_info_t info;
     kvf_client_get_info(job->client, &info);

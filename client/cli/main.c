@@ -10,7 +10,7 @@ static const kvf_command_t commands[] = {
     {"put", "Put the KV of a safetensors file", kvf_command_put},
     {"get", "Get the KV of a safetensors file back into another", kvf_command_get},
     {"stats", "Counters, gauges and latencies of a daemon on this host", kvf_command_stats},
-    {"spaces", "Its spaces", kvf_command_spaces},
+    {"spaces", "Its spaces; --drop NAME drops one", kvf_command_spaces},
     {"clients", "Its sessions", kvf_command_clients},
     {"config", "The options that it runs with", kvf_command_config},
     {"top", "Watch it live", kvf_command_top},

@@ -132,16 +132,20 @@ char *kvf_cli_ask(const kvf_cli_socket_t *options, const char *line) {
 
 typedef struct ask_options {
     kvf_cli_socket_t socket;
+    const char *drop; /* spaces: the one that is to go */
     bool json, brief;
 } ask_options_t;
 
 static error_t parse_ask(int key, char *argument, struct argp_state *state) {
     ask_options_t *options = state->input;
-    (void)argument;
     switch (key) {
     case ARGP_KEY_INIT: state->child_inputs[0] = &options->socket; return 0;
     case 'j': options->json = true; return 0;
     case 'B': options->brief = true; return 0;
+    case 'D': options->drop = argument; return 0;
+    case ARGP_KEY_END:
+        if (options->drop && options->socket.path) argp_error(state, "--drop goes to --address, not by --socket");
+        return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
 }
@@ -205,8 +209,34 @@ static int ask_plainly(int argc, char **argv, const char *line, const char *doc)
     return print_answer(&options, line);
 }
 
+static int drop_space(const ask_options_t *options) {
+    kvf_cli_connection_t connection = KVF_CLI_CONNECTION_INIT;
+    connection.address = options->socket.address;
+    connection.transport = KVF_TRANSPORT_NETWORK;
+    kvf_client_t *client = kvf_cli_connect(&connection, "kvfuse spaces");
+    if (!client) return EXIT_FAILURE;
+    kvf_error_t error = {""};
+    kvf_status_t status = kvf_space_drop(client, options->drop, &error);
+    kvf_close(client);
+    if (status == KVF_OK) {
+        printf("space '%s' is dropped, with all its blocks\n", options->drop);
+        return EXIT_SUCCESS;
+    }
+    fprintf(stderr, "kvfuse: space '%s' is not dropped: %s: %s\n", options->drop, kvf_status_text(status), error.text);
+    return EXIT_FAILURE;
+}
+
 int kvf_command_spaces(int argc, char **argv) {
-    return ask_plainly(argc, argv, "spaces", "Prints the spaces of a daemon on this host, a line each.");
+    static const struct argp_option table[] = {
+        {"drop", 'D', "NAME", 0, "Drop this space with all its blocks, whoever uses it", 0}, {0}};
+    const struct argp argp = {
+        .options = table,
+        .parser = parse_ask,
+        .doc = "Prints the spaces of a daemon on this host, a line each; or drops one (of any daemon).",
+        .children = ask_children};
+    ask_options_t options = {.socket = KVF_CLI_SOCKET_INIT};
+    if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;
+    return options.drop ? drop_space(&options) : print_answer(&options, "spaces");
 }
 int kvf_command_clients(int argc, char **argv) {
     return ask_plainly(argc, argv, "clients", "Prints the sessions of a daemon on this host, a line each.");

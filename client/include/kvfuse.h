@@ -179,6 +179,17 @@ typedef struct kvf_space kvf_space_t;
 KVF_API_CHECK kvf_status_t kvf_space_open(kvf_client_t *client, const char *name, const kvf_layout_t *layout,
                                           const kvf_policy_t *policy, kvf_space_t **space, kvf_error_t *error);
 
+/* The same, but does not make it: KVF_ERR_NOT_FOUND if there is none, also by a reconnect (to a daemon that has lost its
+ * spaces, say: then the space's requests fail with that until it is opened again). For those who only read. */
+KVF_API_CHECK kvf_status_t kvf_space_open_existing(kvf_client_t *client, const char *name, const kvf_layout_t *layout,
+                                                   const kvf_policy_t *policy, kvf_space_t **space, kvf_error_t *error);
+
+/* Drops the space `name` with all its blocks, whoever uses it, within the client's connect_timeout_ms. Blocks. Its memory
+ * goes to other spaces as soon as nobody reads from it. KVF_ERR_NOT_FOUND: there is none. From then on requests of those who
+ * have it open, here and elsewhere, get KVF_ERR_NOT_FOUND, until it is opened again (which makes an empty one). A
+ * kvf_space_t of it stays valid. */
+KVF_API_CHECK kvf_status_t kvf_space_drop(kvf_client_t *client, const char *name, kvf_error_t *error);
+
 /* ---- memory ---- */
 
 /* Memory for blocks that the daemon on this host can read itself (a memfd, populated and shared at once): puts from it cost one

@@ -68,7 +68,9 @@ says 1 'less than a block' "$kvfuse" put --address "$address" --space other --bl
 says 1 'No such file' "$kvfuse" put --address "$address" "$work/none.safetensors"
 echo nonsense >"$work/broken.safetensors"
 says 1 'broken.safetensors' "$kvfuse" put --address "$address" "$work/broken.safetensors"
-says 1 '0 of 20 blocks are stored' "$kvfuse" get --address "$address" --space empty "$sample" --out "$work/b"
+says 1 "there is no space 'none'" "$kvfuse" get --address "$address" --space none "$sample" --out "$work/b"
+"$kvfuse" spaces --socket "$socket" >"$work/out"
+! grep -q 'space=none' "$work/out" || fail "a get made a space"
 says 2 '\-\-out' "$kvfuse" get --address "$address" "$sample"
 says 2 "no command 'nonsense'" "$kvfuse" nonsense
 says 0 'Usage' "$kvfuse" --help
@@ -117,6 +119,14 @@ cp "$work/trace.jsonl" "$work/a \"trace\".jsonl"
 says 0 'a \\"trace\\".jsonl' "$kvfuse" replay --address "$address" --json "$work/a \"trace\".jsonl"
 echo '{"hash_ids": 7}' >"$work/bad.jsonl"
 says 1 'bad.jsonl:1' "$kvfuse" replay --address "$address" "$work/bad.jsonl"
+
+# a space goes, and comes back empty
+says 0 "space 'replay' is dropped" "$kvfuse" spaces --address "$address" --drop replay
+says 1 "space 'replay' is not dropped: not found" "$kvfuse" spaces --address "$address" --drop replay
+says 2 'goes to --address' "$kvfuse" spaces --address "$address" --socket "$socket" --drop shared
+"$kvfuse" spaces --socket "$socket" >"$work/out"
+! grep -q 'space=replay' "$work/out" || fail "the space is still there"
+says 0 '"prefix_hit_ratio": 0.45,' "$kvfuse" replay --address "$address" --json "$work/trace.jsonl"
 
 # a measurement, small
 says 0 '32 KiB x 16 x 2 clients' "$kvfuse" bench --address "$address" --socket "$socket" --no-ceilings --ms 100 --sizes 32K \

@@ -131,6 +131,134 @@ Test(client, another_layout_is_refused_with_the_field_and_both_values) {
     daemon_remove(&daemon);
 }
 
+/* ---- spaces that are not made, and spaces that go ---- */
+
+static kvf_client_t *connect_to(const daemon_fixture_t *daemon, kvf_transport_t transport) {
+    kvf_client_options_t options = rig_options(daemon->address, transport);
+    kvf_client_t *client = NULL;
+    kvf_error_t error = {.text = ""};
+    cr_assert_eq(kvf_connect(&options, &client, &error), KVF_OK, "%s", error.text);
+    return client;
+}
+
+EACH_TRANSPORT(a_space_that_must_exist_is_not_made) {
+    daemon_fixture_t daemon;
+    rig_t rig;
+    daemon_start(&daemon, NULL);
+    kvf_client_t *reader = connect_to(&daemon, *transport);
+    kvf_layout_t layout = rig_layout();
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
+    kvf_space_t *space, *same;
+    kvf_error_t error;
+    for (int i = 0; i < 2; i++)
+        cr_assert_eq(kvf_space_open_existing(reader, "rig", &layout, &policy, &space, &error), KVF_ERR_NOT_FOUND);
+    kvf_client_options_t options = rig_options(daemon.address, *transport);
+    rig_open(&rig, &options, NULL, false);
+    cr_assert_eq(rig_put(&rig, 2, 0), KVF_OK);
+    cr_assert_eq(kvf_space_open_existing(reader, "rig", &layout, &policy, &space, &error), KVF_OK, "%s", error.text);
+    cr_assert_eq(kvf_space_open(reader, "rig", &layout, &policy, &same, &error), KVF_OK);
+    cr_assert_eq(same, space);
+    kvf_request_t request;
+    size_t matched;
+    cr_assert_eq(kvf_match(space, rig.keys, 4, NULL, &request), KVF_OK);
+    cr_assert_eq(kvf_wait_request(reader, request, &matched), KVF_OK);
+    cr_assert_eq(matched, 2);
+    kvf_close(reader);
+    rig_close(&rig);
+    daemon_remove(&daemon);
+}
+
+EACH_TRANSPORT(a_reader_does_not_make_the_space_anew_after_a_restart) {
+    daemon_fixture_t daemon;
+    rig_t rig;
+    start(&daemon, &rig, *transport, NULL, NULL, false);
+    kvf_client_t *reader = connect_to(&daemon, *transport);
+    kvf_layout_t layout = rig_layout();
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
+    kvf_space_t *space, *again;
+    kvf_error_t error;
+    cr_assert_eq(kvf_space_open_existing(reader, "rig", &layout, &policy, &space, &error), KVF_OK, "%s", error.text);
+    rig_close(&rig);
+    daemon_signal(&daemon, SIGKILL);
+    daemon_start_again(&daemon);
+    kvf_status_t status = KVF_ERR_TIMEOUT;
+    for (int i = 0; i < 100 && status != KVF_ERR_NOT_FOUND; i++) { /* until it has come back */
+        size_t matched;
+        kvf_request_t request;
+        kvf_key_t key = {"a", 1};
+        cr_assert_eq(kvf_match(space, &key, 1, NULL, &request), KVF_OK);
+        status = kvf_wait_request(reader, request, &matched);
+    }
+    cr_assert_eq(status, KVF_ERR_NOT_FOUND, "%s", kvf_status_name(status));
+    cr_assert_eq(kvf_space_open_existing(reader, "rig", &layout, &policy, &again, &error), KVF_ERR_NOT_FOUND);
+    kvf_client_options_t options = rig_options(daemon.address, *transport);
+    rig_open(&rig, &options, NULL, false);
+    cr_assert_eq(kvf_space_open_existing(reader, "rig", &layout, &policy, &again, &error), KVF_OK, "%s", error.text);
+    cr_assert_eq(again, space);
+    kvf_request_t request;
+    cr_assert_eq(kvf_match(space, rig.keys, 1, NULL, &request), KVF_OK);
+    cr_assert_eq(kvf_wait_request(reader, request, NULL), KVF_OK);
+    kvf_close(reader);
+    rig_close(&rig);
+    daemon_remove(&daemon);
+}
+
+EACH_TRANSPORT(a_dropped_space_is_gone_for_all_until_it_is_opened_again) {
+    daemon_fixture_t daemon;
+    rig_t rig;
+    start(&daemon, &rig, *transport, NULL, NULL, false);
+    kvf_client_t *admin = connect_to(&daemon, *transport);
+    kvf_error_t error;
+    size_t matched;
+    cr_assert_eq(kvf_space_drop(admin, "none", &error), KVF_ERR_NOT_FOUND);
+    cr_assert_eq(kvf_space_drop(admin, "", &error), KVF_ERR_INVALID);
+    for (int round = 0; round < 2; round++) { /* by another client, and by its own */
+        for (size_t i = 0; i < 4; i++) rig_fill(&rig, i);
+        cr_assert_eq(rig_put(&rig, 4, 0), KVF_OK);
+        cr_assert_eq(kvf_space_drop(round ? rig.client : admin, "rig", &error), KVF_OK, "%s", error.text);
+        cr_assert_eq(rig_get(&rig, 4, 0), KVF_ERR_NOT_FOUND);
+        cr_assert_eq(rig_put(&rig, 4, 0), KVF_ERR_NOT_FOUND);
+        cr_assert_eq(rig_match(&rig, 4, &matched), KVF_ERR_NOT_FOUND);
+        kvf_layout_t layout = rig_layout();
+        kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
+        kvf_space_t *again;
+        cr_assert_eq(kvf_space_open(rig.client, "rig", &layout, &policy, &again, &error), KVF_OK, "%s", error.text);
+        cr_assert_eq(again, rig.space);
+        cr_assert_eq(rig_match(&rig, 4, &matched), KVF_OK);
+        cr_assert_eq(matched, 0, "it is empty");
+    }
+    kvf_close(admin);
+    rig_close(&rig);
+    daemon_remove(&daemon);
+}
+
+Test(client, a_space_that_was_dropped_can_be_made_with_another_layout) {
+    daemon_fixture_t daemon;
+    rig_t rig;
+    start(&daemon, &rig, KVF_TRANSPORT_NETWORK, NULL, NULL, false);
+    kvf_client_t *admin = connect_to(&daemon, KVF_TRANSPORT_NETWORK);
+    kvf_error_t error;
+    kvf_layout_t layout = rig_layout();
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
+    kvf_space_t *other, *same;
+    layout.layers = 2;
+    cr_assert_eq(kvf_space_open(rig.client, "rig", &layout, &policy, &other, &error), KVF_ERR_LAYOUT);
+    cr_assert(strstr(error.text, "layers") && strstr(error.text, "4") && strstr(error.text, "2"), "%s", error.text);
+    cr_assert_eq(kvf_space_drop(admin, "rig", &error), KVF_OK, "%s", error.text);
+    cr_assert_eq(kvf_space_open(rig.client, "rig", &layout, &policy, &other, &error), KVF_OK, "%s", error.text);
+    cr_assert_neq(other, rig.space);
+    cr_assert_eq(kvf_space_open(rig.client, "rig", &layout, &policy, &same, &error), KVF_OK, "%s", error.text);
+    cr_assert_eq(other, same);
+    cr_assert_eq(rig_put(&rig, 1, 0), KVF_ERR_NOT_FOUND, "the old one stays dropped");
+    kvf_request_t request;
+    size_t matched;
+    cr_assert_eq(kvf_match(other, rig.keys, 1, NULL, &request), KVF_OK);
+    cr_assert_eq(kvf_wait_request(rig.client, request, &matched), KVF_OK);
+    kvf_close(admin);
+    rig_close(&rig);
+    daemon_remove(&daemon);
+}
+
 /* ---- a daemon that dies, hangs, leaves ---- */
 
 /* Gets the first 16 blocks over and over; each must be right or say why not. */
