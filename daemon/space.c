@@ -3,12 +3,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     EVICT_TRIES = 16, /* victims that a reader snatched, or whose slot did not come free at once */
-    SHARE_WAITS = 50, /* for memory of another space */
-    SHARE_WAIT_NS = 1000000,
 };
 
 /* ---- life ---- */
@@ -255,23 +252,17 @@ kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_rec
     if (kvf_space_is_dropped(space)) return KVF_ERR_NOT_FOUND;
     if (touch_existing(space, key)) return KVF_EXISTS;
     if (!take_staging(space)) return KVF_ERR_BUSY;
-    kvf_status_t status;
-    for (int i = 0;; i++) {
-        bool is_coming =
-            is_full(space) && !kvf__store_may_take(space->store, space) && kvf__store_share(space->store, space);
-        pthread_mutex_lock(&space->mutex);
-        status = reserve_locked(space, key, record);
-        pthread_mutex_unlock(&space->mutex);
-        if (status == KVF_OK) return KVF_OK;
-        if (status != KVF_ERR_NO_SPACE || !(is_coming || is_leaving(space->store))) break;
-        /* a space without a block yet, while others hold all memory: a segment is on its way, within milliseconds */
-        status = KVF_ERR_BUSY;
-        if (i == SHARE_WAITS) break;
-        nanosleep(&(struct timespec){.tv_nsec = SHARE_WAIT_NS}, NULL);
-    }
+    bool is_coming =
+        is_full(space) && !kvf__store_may_take(space->store, space) && kvf__store_share(space->store, space);
+    pthread_mutex_lock(&space->mutex);
+    kvf_status_t status = reserve_locked(space, key, record);
+    pthread_mutex_unlock(&space->mutex);
+    if (status == KVF_OK) return KVF_OK;
     give_staging(space);
     if (status == KVF_IN_PROGRESS) return KVF_EXISTS; /* another put of the same bytes is landing */
     if (status == KVF_EXISTS) touch_existing(space, key);
+    /* a space without a block yet, while others hold all memory: the thread has other sessions to serve, and cannot wait */
+    if (status == KVF_ERR_NO_SPACE && (is_coming || is_leaving(space->store))) return KVF_ERR_BUSY;
     return status;
 }
 

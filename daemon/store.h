@@ -105,9 +105,10 @@ void kvf_space_locate(const kvf_space_t *space, const kvf_record_t *record, uint
 
 /* ---- writes ---- */
 
-/* Makes room for a block under `key`, evicting as needed. KVF_OK: `*record` is the caller's to fill (layers,
+/* Makes room for a block under `key`, evicting as needed. Never waits. KVF_OK: `*record` is the caller's to fill (layers,
  * checksums), then to commit or abort. KVF_EXISTS: it is stored already, or being so by another put. KVF_ERR_BUSY: the
- * staging budget is used up, or memory is on its way from another space. KVF_ERR_NO_SPACE: no room, and nothing that
+ * staging budget is used up, or memory is on its way from another space (for
+ * milliseconds, while who holds it lets go). KVF_ERR_NO_SPACE: no room, and nothing that
  * may be evicted. KVF_ERR_NOT_FOUND: the space was dropped. */
 kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) KVF_MUST_CHECK;
 /* Makes reserved records [count] readable: those of one put, in the order of its keys. Consumes them. On failure
