@@ -140,3 +140,23 @@ kvf_status_t kvf_seed_fuse_layers(const kvf_seed_input_t *inputs, const kvf_seed
     }
     return KVF_OK;
 }
+
+kvf_status_t kvf_seed_cosines(const kvf_seed_input_t *input, const kvf_seed_options_t *options, size_t plane,
+                              const uint32_t *rows, size_t num_rows, float *out) {
+    kvf_status_t status = check(input, options);
+    if (status != KVF_OK) return status;
+    if (plane >= input->num_planes) return KVF_ERR_INVALID;
+    kvf__seed_work_t work;
+    status = kvf__seed_work_create(input, options, plane, &work);
+    if (status != KVF_OK) return status;
+    uint32_t *all = malloc((work.blocks + 1) * sizeof(*all));
+    status = all != NULL ? KVF_OK : KVF_ERR_NO_MEMORY;
+    for (uint32_t b = 0; b < work.blocks && status == KVF_OK; b++) all[b] = b;
+    if (status == KVF_OK) kvf__seed_dots(work.z, work.dim, rows, num_rows, all, work.blocks, out);
+    for (size_t i = 0; i < num_rows && status == KVF_OK; i++)
+        for (size_t b = 0; b < work.blocks; b++)
+            if (!work.eligible[rows[i]] || !work.eligible[b]) out[i * work.blocks + b] = NAN;
+    free(all);
+    kvf__seed_work_destroy(&work);
+    return status;
+}

@@ -113,6 +113,11 @@ kvf_status_t kvf_seed_fuse(const kvf_seed_input_t *input, const kvf_seed_options
 kvf_status_t kvf_seed_fuse_layers(const kvf_seed_input_t *inputs, const kvf_seed_options_t *options, size_t layers,
                                   kvf_seed_table_t **tables) KVF_MUST_CHECK;
 
+/* The cosines that grouping goes by: out[i][b] of block rows[i] with block b of plane `plane`, [num_rows, blocks], after the
+ * mean where `options` say centred. NaN where either may not be merged. Every row is < blocks. Errors as kvf_seed_fuse. */
+kvf_status_t kvf_seed_cosines(const kvf_seed_input_t *input, const kvf_seed_options_t *options, size_t plane,
+                              const uint32_t *rows, size_t num_rows, float *out) KVF_MUST_CHECK;
+
 /* NULL is allowed. */
 void kvf_seed_table_destroy(kvf_seed_table_t *table);
 
