@@ -12,7 +12,8 @@
 struct kvf_directory {
     pthread_mutex_t lock;
     kvf_card_t *cards;
-    unsigned count, max;
+    unsigned entered;    /* connections */
+    unsigned count, max; /* those that are sessions */
     uint64_t last_session;
 };
 
@@ -28,6 +29,20 @@ void kvf_directory_destroy(kvf_directory_t *directory) {
     if (!directory) return;
     pthread_mutex_destroy(&directory->lock);
     free(directory);
+}
+
+bool kvf_directory_enter(kvf_directory_t *directory) {
+    pthread_mutex_lock(&directory->lock);
+    bool has_place = directory->entered < directory->max + KVF_DIRECTORY_GUESTS_MAX;
+    directory->entered += has_place;
+    pthread_mutex_unlock(&directory->lock);
+    return has_place;
+}
+
+void kvf_directory_leave(kvf_directory_t *directory) {
+    pthread_mutex_lock(&directory->lock);
+    directory->entered--;
+    pthread_mutex_unlock(&directory->lock);
 }
 
 kvf_status_t kvf_directory_add(kvf_directory_t *directory, kvf_card_t *card, unsigned service) {
@@ -75,13 +90,6 @@ bool kvf_directory_check(kvf_directory_t *directory, uint64_t session, const uin
     }
     pthread_mutex_unlock(&directory->lock);
     return found;
-}
-
-unsigned kvf_directory_count(kvf_directory_t *directory) {
-    pthread_mutex_lock(&directory->lock);
-    unsigned count = directory->count;
-    pthread_mutex_unlock(&directory->lock);
-    return count;
 }
 
 static uint64_t read_count(_Atomic uint64_t *count) { return atomic_load_explicit(count, memory_order_relaxed); }

@@ -25,8 +25,16 @@ typedef struct kvf_card {
 
 typedef struct kvf_directory kvf_directory_t;
 
+/* Connections beside max_sessions that may be open at once: those that have not said hello, and those that are told that there
+ * is no place. */
+enum { KVF_DIRECTORY_GUESTS_MAX = 32 };
+
 kvf_directory_t *kvf_directory_create(unsigned max_sessions); /* NULL: out of memory */
 void kvf_directory_destroy(kvf_directory_t *directory);
+
+/* Takes a place for a connection, whatever it will say; false: max_sessions and KVF_DIRECTORY_GUESTS_MAX are open. */
+bool kvf_directory_enter(kvf_directory_t *directory);
+void kvf_directory_leave(kvf_directory_t *directory);
 
 /* Adds a session of `service`: draws its number and its token into `card` (the caller's; stays put until removed).
  * KVF_ERR_BUSY: max_sessions are here. */
@@ -38,7 +46,6 @@ void kvf_directory_remove(kvf_directory_t *directory, kvf_card_t *card);
 /* Which service holds session `session`, if `token` is its token. Compares in constant time. */
 bool kvf_directory_check(kvf_directory_t *directory, uint64_t session, const uint8_t token[KVF_TOKEN_BYTES],
                          unsigned *service);
-unsigned kvf_directory_count(kvf_directory_t *directory);
 /* The `clients` command: a line each. */
 void kvf_directory_print(kvf_directory_t *directory, kvf_text_t *text);
 

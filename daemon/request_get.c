@@ -48,6 +48,13 @@ static void count_get(kvf_session_t *session, size_t count, const kvf_hold_t *ho
     atomic_fetch_add_explicit(&session->card.bytes_out, bytes, memory_order_relaxed);
 }
 
+/* Gives up a get that holds records already, and what was to keep them. */
+static void fail_for_memory(kvf_session_t *session, uint64_t request, kvf_hold_t *hold, void *keeper) {
+    free(keeper);
+    drop_hold(session, hold);
+    kvf__session_fail(session, KVF_FRAME_GET, request, KVF_ERR_NO_MEMORY, "no memory for the reply");
+}
+
 /* ---- over the network ---- */
 
 static void on_reply_sent(void *arg, kvf_status_t status) {
@@ -79,9 +86,7 @@ static void reply_by_network(kvf_session_t *session, uint64_t request, const Kvf
     kvf_reply_t *reply = malloc(sizeof(*reply));
     struct iovec *pieces;
     if (!reply || !gather(session->service->arena, ask, layers, hold, body, &pieces)) {
-        free(reply);
-        drop_hold(session, hold);
-        kvf__session_fail(session, KVF_FRAME_GET, request, KVF_ERR_NO_MEMORY, "no memory for the reply");
+        fail_for_memory(session, request, hold, reply);
         return;
     }
     count_get(session, body->n_statuses, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
@@ -118,17 +123,19 @@ static void reply_by_lease(kvf_session_t *session, uint64_t request, const Kvf__
                            kvf_hold_t *hold, Kvf__GetReply *body) {
     kvf_lease_t *lease = malloc(sizeof(*lease));
     if (!lease || !locate(session->service->arena, hold, body)) {
-        free(lease);
-        drop_hold(session, hold);
-        kvf__session_fail(session, KVF_FRAME_GET, request, KVF_ERR_NO_MEMORY, "no memory for the reply");
+        fail_for_memory(session, request, hold, lease);
         return;
     }
     uint64_t latest = session->heard_ns + session->service->shared->options->request_timeout_ms * UINT64_C(1000000);
     *lease = (kvf_lease_t){
         .request = request, .hold = hold, .deadline_ns = ask->deadline_ns < latest ? ask->deadline_ns : latest};
     body->deadline_ns = lease->deadline_ns;
-    count_get(session, body->n_statuses, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
     HASH_ADD(hh, session->leases, request, sizeof(lease->request), lease);
+    if (!lease->hh.tbl) {
+        fail_for_memory(session, request, hold, lease);
+        return;
+    }
+    count_get(session, body->n_statuses, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
     kvf__session_answer(session, KVF_FRAME_GET_REPLY, request, &body->base);
     if (!hold->count) kvf__lease_drop(session, lease); /* nothing to read, nothing to release */
 }

@@ -107,10 +107,6 @@ static void land_frame(kvf_session_t *session, const kvf_frame_head_t *head, con
 }
 
 void kvf__serve_put(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, const uint8_t *payload) {
-    if (session->service->is_draining) {
-        kvf__session_fail(session, head->type, head->request, KVF_ERR_SHUTDOWN, "the daemon is shutting down");
-        return;
-    }
     kvf_space_t *space = kvf__session_take_space(session, head->type, head->request, ask->space);
     if (!space) return;
     const kvf_key_t *keys = kvf__session_take_keys(session, head->type, head->request, ask->n_keys, ask->keys);

@@ -19,6 +19,7 @@ struct kvf_server {
     const kvf_options_t *options;
     kvf_ucx_t ucx;
     kvf_service_shared_t shared;
+    _Atomic uint64_t lent_bytes;
     kvf_metrics_t *metrics[SERVICES_MAX];
     kvf_service_t *services[SERVICES_MAX];
     unsigned num_services, next_service; /* next_service: of service 0's thread */
@@ -212,6 +213,12 @@ static kvf_status_t on_listening(void *arg, uint16_t port) {
 
 static void on_knock(void *arg, ucp_conn_request_h request) {
     kvf_server_t *server = arg;
+    if (!kvf_directory_enter(server->shared.directory)) {
+        kvf_log_limited(KVF_LOG_WARN, "a client is turned away: max-sessions and %d more are connected",
+                        KVF_DIRECTORY_GUESTS_MAX);
+        kvf_service_reject_knock(server->services[0], request); /* the one that listens, and whose thread this is */
+        return;
+    }
     kvf_service_hand_knock(server->services[server->next_service++ % server->num_services], request);
 }
 
@@ -282,6 +289,7 @@ kvf_status_t kvf_server_create(const kvf_options_t *options, kvf_server_t **out)
     server->started_ns = uv_hrtime();
     server->shared.options = options;
     server->shared.ucx = &server->ucx;
+    server->shared.lent_bytes = &server->lent_bytes;
     read_boot_id(server->shared.host, sizeof(server->shared.host));
     kvf_ucx_options_t ucx = {.tls = options->ucx_tls,
                              .port_range = options->port_range,

@@ -114,6 +114,8 @@ static void run(void *arg) {
     uv_run(&service->loop, UV_RUN_DEFAULT);
     kvf_listener_destroy(service->listener);
     kvf_worker_destroy(service->worker); /* closes the sessions */
+    /* but those whose connections UCX did not let go of, which must not keep the loop alive */
+    for (kvf_session_t *session = service->sessions; session; session = session->next) kvf__memory_detach(session);
     uv_close((uv_handle_t *)&service->wake, NULL);
     uv_close((uv_handle_t *)&service->sweep, NULL);
     uv_close((uv_handle_t *)&service->land, NULL);
@@ -187,9 +189,15 @@ kvf_status_t kvf_service_listen(kvf_service_t *service, const struct sockaddr *a
     return order.status;
 }
 
+void kvf_service_reject_knock(kvf_service_t *service, ucp_conn_request_h request) {
+    kvf_metrics_add(service->metrics, KVF_METRIC_SESSIONS_REFUSED, 1);
+    kvf_listener_reject(service->listener, request);
+}
+
 void kvf_service_hand_knock(kvf_service_t *service, ucp_conn_request_h request) {
-    /* a request that nobody answers times out on the client's side */
-    if (!post(service, (letter_t){.kind = LETTER_KNOCK, .knock = request})) kvf_log_error("no memory for a client");
+    if (post(service, (letter_t){.kind = LETTER_KNOCK, .knock = request})) return;
+    kvf_directory_leave(service->shared->directory);
+    kvf_log_error("no memory for a client"); /* its request, which nobody answers, times out on its side */
 }
 
 void kvf_service_hand_memory(kvf_service_t *service, uint64_t session, int fd) {

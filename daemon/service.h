@@ -26,6 +26,7 @@ typedef struct kvf_service_shared {
     kvf_ucx_t *ucx;
     kvf_store_t *store;
     kvf_directory_t *directory;
+    _Atomic uint64_t *lent_bytes;                /* by clients, over all services */
     char memory_socket[KVF_OPTION_STRING_BYTES]; /* "": shared memory is off */
     char host[64];                               /* boot id */
 } kvf_service_shared_t;
@@ -42,13 +43,15 @@ typedef kvf_status_t (*kvf_listening_fn)(void *arg, uint16_t port);
 kvf_status_t kvf_service_listen(kvf_service_t *service, const struct sockaddr *address, socklen_t address_bytes,
                                 kvf_listening_fn on_listening, kvf_knock_fn on_knock, void *arg) KVF_MUST_CHECK;
 
-/* [any thread] Hands over a client that knocked. Consumes `request`. */
+/* Turns away a client that knocked at this service's listener. Consumes `request`. */
+void kvf_service_reject_knock(kvf_service_t *service, ucp_conn_request_h request);
+/* [any thread] Hands over a client that knocked and has entered the directory, which it leaves by its end. Consumes `request`. */
 void kvf_service_hand_knock(kvf_service_t *service, ucp_conn_request_h request);
 /* [any thread] Hands over the memory socket `fd` of session `session`, which has proved its token. Consumes `fd`. */
 void kvf_service_hand_memory(kvf_service_t *service, uint64_t session, int fd);
 
-/* [any thread] From now on: no new clients, requests get KVF_ERR_SHUTDOWN, and the thread ends when nothing is in flight or after
- * `timeout_ms`. */
+/* [any thread] From now on: no new clients, requests get KVF_ERR_SHUTDOWN (but pings, which are answered), and the thread ends when
+ * nothing is in flight or after `timeout_ms`. */
 void kvf_service_drain(kvf_service_t *service, uint64_t timeout_ms);
 /* [any thread but its own] Waits for the thread's end (after kvf_service_drain) and frees the service. */
 void kvf_service_destroy(kvf_service_t *service);

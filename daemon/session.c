@@ -39,10 +39,6 @@ void kvf__session_fail(kvf_session_t *session, kvf_frame_type_t asked, uint64_t 
 /* ---- what every request checks ---- */
 
 bool kvf__session_begin(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request) {
-    if (session->service->is_draining) {
-        kvf__session_fail(session, asked, request, KVF_ERR_SHUTDOWN, "the daemon is shutting down");
-        return false;
-    }
     if (session->in_flight >= session->service->shared->options->max_requests * KVF__IN_FLIGHT_SLACK) {
         kvf__session_fail(session, asked, request, KVF_ERR_BUSY, "more requests in flight than max-requests");
         return false;
@@ -83,6 +79,10 @@ const kvf_key_t *kvf__session_take_keys(kvf_session_t *session, kvf_frame_type_t
 }
 
 kvf_space_t *kvf__session_take_space(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, uint32_t id) {
+    if (session->service->is_draining) {
+        kvf__session_fail(session, asked, request, KVF_ERR_SHUTDOWN, "the daemon is shutting down");
+        return NULL;
+    }
     kvf_space_t *space = kvf__session_peek_space(session, id);
     if (space && !kvf_space_is_dropped(space)) return space;
     kvf__session_fail(session, asked, request, KVF_ERR_NOT_FOUND,
@@ -142,14 +142,14 @@ static void refuse(kvf_session_t *session, uint64_t request, Kvf__Welcome *welco
     kvf_metrics_add(session->service->metrics, KVF_METRIC_SESSIONS_REFUSED, 1);
     kvf_log_limited(KVF_LOG_WARN, "a client is refused: %s", text);
     kvf__session_answer(session, KVF_FRAME_WELCOME, request, &welcome->base);
-    session->is_refused = true; /* the sweep closes it, when the answer had time to leave */
+    session->is_refused = true; /* the sweep closes it */
     session->heard_ns = uv_hrtime();
 }
 
 static void serve_hello(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Hello *hello) {
     kvf_service_t *service = session->service;
     Kvf__Welcome welcome = KVF__WELCOME__INIT;
-    if (session->is_greeted || session->is_refused) {
+    if (session->is_greeted) {
         answer_error(session, head->request, KVF_ERR_PROTOCOL, "hello was said already");
         return;
     }
@@ -226,10 +226,10 @@ static void dispatch(kvf_session_t *session, const kvf_frame_head_t *head, const
 static void on_frame(void *user, const kvf_frame_head_t *head, const uint8_t *data) {
     kvf_session_t *session = user;
     kvf_service_t *service = session->service;
+    if (session->is_refused) return;
     session->heard_ns = uv_hrtime();
     atomic_fetch_add_explicit(&session->card.requests, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&session->card.bytes_in, head->body_bytes + head->payload_bytes, memory_order_relaxed);
-    if (session->is_refused) return;
 
     const ProtobufCMessageDescriptor *type = body_type(head->type);
     if (!type || (!session->is_greeted && head->type != KVF_FRAME_HELLO)) {
@@ -261,29 +261,30 @@ static void on_bad_frame(void *user, const char *why) {
 
 /* ---- life ---- */
 
-void kvf__session_open(kvf_service_t *service, ucp_conn_request_h request) {
+static kvf_status_t create(kvf_service_t *service, ucp_conn_request_h request) {
     kvf_session_t *session = calloc(1, sizeof(*session));
-    if (!session) {
-        kvf_log_error(
-            "no memory for a session"); /* the client's connect times out: only its listener could reject it */
-        return;
-    }
+    if (!session) return KVF_ERR_NO_MEMORY; /* the client's connect times out: only its listener could reject it */
+    kvf_status_t status = KVF_ERR_NO_MEMORY;
     session->opened = calloc(service->shared->options->max_spaces, sizeof(*session->opened));
-    if (!session->opened) {
-        kvf_log_error("no memory for a session");
-        free(session);
-        return;
-    }
+    if (!session->opened) goto err_free;
     session->service = service;
     session->opened_ns = session->heard_ns = uv_hrtime();
-    kvf_status_t status = kvf_conn_accept(service->worker, request, session, &session->conn);
-    if (status != KVF_OK) {
-        kvf_log_limited(KVF_LOG_WARN, "a client cannot be accepted: %s", kvf_status_text(status));
-        free(session->opened);
-        free(session);
-        return;
-    }
+    status = kvf_conn_accept(service->worker, request, session, &session->conn);
+    if (status != KVF_OK) goto err_free;
     DL_APPEND(service->sessions, session);
+    return KVF_OK;
+
+err_free:
+    free(session->opened);
+    free(session);
+    return status;
+}
+
+void kvf__session_open(kvf_service_t *service, ucp_conn_request_h request) {
+    kvf_status_t status = create(service, request);
+    if (status == KVF_OK) return;
+    kvf_directory_leave(service->shared->directory);
+    kvf_log_limited(KVF_LOG_WARN, "a client cannot be accepted: %s", kvf_status_text(status));
 }
 
 kvf_session_t *kvf__session_find(kvf_service_t *service, uint64_t number) {
@@ -313,6 +314,7 @@ static void on_closed(void *user, kvf_status_t why) {
                      why == KVF_ERR_DISCONNECTED ? "the client has gone" : kvf_status_text(why));
     }
     forget_all(session);
+    kvf_directory_leave(service->shared->directory);
     free(session);
 }
 
@@ -332,9 +334,12 @@ void kvf__session_sweep(kvf_session_t *session, uint64_t now_ns) {
         kvf__lease_drop(session, lease);
     }
     kvf__session_forget_dropped(session);
+    if (session->is_refused) {
+        if (is_overdue(session->heard_ns, now_ns, KVF__REFUSED_MS)) kvf_conn_close(session->conn, KVF_ERR_BUSY);
+        return;
+    }
     if (!session->is_greeted) {
-        if (is_overdue(session->opened_ns, now_ns, session->is_refused ? KVF__SWEEP_MS : KVF__HELLO_MS))
-            kvf_conn_close(session->conn, session->is_refused ? KVF_ERR_BUSY : KVF_ERR_TIMEOUT);
+        if (is_overdue(session->opened_ns, now_ns, KVF__HELLO_MS)) kvf_conn_close(session->conn, KVF_ERR_TIMEOUT);
         return;
     }
     if (is_overdue(session->heard_ns, now_ns, options->session_timeout_ms) ||

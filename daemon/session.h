@@ -10,12 +10,14 @@
 #include "proto/kvfuse.pb-c.h"
 
 #include <inttypes.h>
+#define HASH_NONFATAL_OOM 1 /* else uthash ends the process */
 #include <uthash.h>
 #include <utlist.h>
 
 enum {
     KVF__SWEEP_MS = 100,
     KVF__HELLO_MS = 5000,         /* for the first frame */
+    KVF__REFUSED_MS = 500,        /* for a refusal to leave, and to be read */
     KVF__LANDING_SLICE = 1 << 20, /* bytes copied out of clients' memory a loop turn */
     KVF__PINNED_SHARE = 4,        /* a session may hold 1/4 of the host bytes against eviction */
     KVF__IN_FLIGHT_SLACK = 2,     /* the client counts a request as done before our send's completion is seen */
@@ -59,7 +61,7 @@ typedef struct kvf_landing kvf_landing_t;
 typedef struct kvf_memory_link {
     uv_poll_t poll;
     int fd;
-    kvf_session_t *session; /* NULL: the session has gone */
+    kvf_session_t *session; /* not looked at once the poll was stopped */
 } kvf_memory_link_t;
 
 struct kvf_session {
@@ -67,12 +69,12 @@ struct kvf_session {
     kvf_conn_t *conn;
     kvf_card_t card;
     kvf_session_t *prev, *next;
-    bool is_greeted; /* HELLO came */
-    bool is_refused; /* no place in the directory: it is told so, then closed */
-    uint64_t opened_ns, heard_ns;
-    unsigned in_flight;  /* landings, replies, leases */
-    uint64_t held_bytes; /* by replies and leases */
-    kvf_lease_t *leases; /* uthash by request */
+    bool is_greeted;              /* HELLO came */
+    bool is_refused;              /* no place in the directory: it is told so, then closed */
+    uint64_t opened_ns, heard_ns; /* heard_ns: the last frame, or the refusal */
+    unsigned in_flight;           /* landings, replies, leases */
+    uint64_t held_bytes;          /* by replies and leases */
+    kvf_lease_t *leases;          /* uthash by request */
     kvf_reply_t *replies;
     kvf_space_t **opened; /* [max-spaces] by place, referenced: those that it opened, and no others, are there for it */
     uint64_t seen_drops;  /* kvf_store_num_drops when `opened` was last looked through */
@@ -144,7 +146,8 @@ static inline kvf_space_t *kvf__session_peek_space(const kvf_session_t *session,
 void kvf__session_add_space(kvf_session_t *session, kvf_space_t *space);
 /* Lets go of those among the opened spaces that were dropped. */
 void kvf__session_forget_dropped(kvf_session_t *session);
-/* The space `id` that the session has opened, or NULL (and the failure is answered). */
+/* The space `id` that the session has opened, for any request that works on one. NULL (and the failure is answered): it has not
+ * opened it, it was dropped, or the daemon is shutting down. */
 kvf_space_t *kvf__session_take_space(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, uint32_t id);
 
 /* ---- request_*.c: each serves one frame; `payload` is [head->payload_bytes] ---- */

@@ -28,6 +28,17 @@ static void on_closed(void *user, kvf_status_t why) {
     raw->conn = NULL;
 }
 
+static void start_connect(kvf_worker_t *worker, raw_client_t *raw, uint16_t port) {
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    cr_assert_eq(kvf_conn_connect(worker, (struct sockaddr *)&address, sizeof(address), raw, &raw->conn), KVF_OK);
+}
+
+void raw_connect_more(raw_client_t *raw, raw_client_t *more, uint16_t port) {
+    memset(more, 0, sizeof(*more));
+    start_connect(raw->worker, more, port);
+}
+
 void raw_connect(raw_client_t *raw, uint16_t port) {
     memset(raw, 0, sizeof(*raw));
     kvf_ucx_options_t options = {.tls = "tcp"};
@@ -37,9 +48,7 @@ void raw_connect(raw_client_t *raw, uint16_t port) {
     kvf_worker_options_t worker = {.spin = 10, .max_message_bytes = 256 << 20};
     kvf_worker_callbacks_t callbacks = {.on_frame = on_frame, .on_closed = on_closed};
     cr_assert_eq(kvf_worker_create(&ucx, &raw->loop, &worker, &callbacks, &raw->worker), KVF_OK);
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    cr_assert_eq(kvf_conn_connect(raw->worker, (struct sockaddr *)&address, sizeof(address), raw, &raw->conn), KVF_OK);
+    start_connect(raw->worker, raw, port);
 }
 
 void raw_close(raw_client_t *raw) {

@@ -31,6 +31,8 @@ void raw_send(raw_client_t *raw, kvf_frame_type_t type, uint64_t request, const 
               const void *payload, size_t payload_bytes);
 /* Sends an active message with a header and data of one's own, and waits as raw_ask does. */
 bool raw_ask_bytes(raw_client_t *raw, const void *header, size_t header_bytes, const void *data, size_t data_bytes);
+/* Connects once more with the worker of `raw`, as `more`, which has none of its own and needs no raw_close. */
+void raw_connect_more(raw_client_t *raw, raw_client_t *more, uint16_t port);
 /* Waits until the daemon closes the connection. */
 void raw_wait_closed(raw_client_t *raw);
 

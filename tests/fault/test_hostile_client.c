@@ -146,6 +146,38 @@ Test(hostile_client, who_says_no_hello_is_closed_in_time) {
     stop();
 }
 
+static void run_for(raw_client_t *client, unsigned ms) {
+    uint64_t until = uv_hrtime() + ms * UINT64_C(1000000);
+    while (uv_hrtime() < until) uv_run(&client->loop, UV_RUN_NOWAIT);
+}
+
+Test(hostile_client, a_crowd_that_says_no_hello_is_turned_away_at_the_door) {
+    enum { CROWD = 50, PLACES = 4 + 32 - 2 }; /* max-sessions and guests, less those that are there */
+    static raw_client_t crowd[CROWD];
+    start();
+    for (int i = 0; i < CROWD; i++) raw_connect_more(&raw, &crowd[i], daemon_process.port);
+    unsigned closed = 0;
+    for (int i = 0; i < 100 && closed < CROWD - PLACES; i++) { /* less than the time in which hello must be said */
+        run_for(&raw, 30);
+        closed = 0;
+        for (int k = 0; k < CROWD; k++) closed += crowd[k].closed;
+    }
+    cr_assert_eq(closed, CROWD - PLACES);
+    check_witness();
+    raw_wait_closed(&raw);
+    for (int i = 0; i < 200 && closed < CROWD; i++) {
+        run_for(&raw, 30);
+        closed = 0;
+        for (int k = 0; k < CROWD; k++) closed += crowd[k].closed;
+    }
+    cr_assert_eq(closed, CROWD, "the others had their time");
+    raw_close(&raw);
+    raw_connect(&raw, daemon_process.port);
+    raw_hello(&raw);
+    check_witness();
+    stop();
+}
+
 Test(hostile_client, frames_of_the_daemons_own_end_the_session) {
     start_greeted();
     Kvf__MatchReply reply = KVF__MATCH_REPLY__INIT;
@@ -195,6 +227,25 @@ Test(hostile_client, other_versions_are_refused_by_name) {
     hello.protocol = KVF_PROTOCOL;
     hello.ucx = "0.0.1";
     expect_refusal(&hello, KVF_ERR_VERSION, "UCX");
+    check_witness();
+    stop();
+}
+
+Test(hostile_client, a_refusal_has_its_time_to_be_read_and_no_more) {
+    start();
+    Kvf__Hello hello = KVF__HELLO__INIT;
+    hello.ucx = (char *)(uintptr_t)kvf_ucx_version();
+    hello.protocol = KVF_PROTOCOL + 1;
+    run_for(&raw, 300); /* the time counts from the refusal on, not from the connect */
+    cr_assert(raw_ask(&raw, KVF_FRAME_HELLO, 1, &hello.base, NULL, 0));
+    run_for(&raw, 250);
+    cr_assert_not(raw.closed);
+    Kvf__Ping ping = KVF__PING__INIT;
+    for (int i = 0; i < 100 && !raw.closed; i++) { /* frames of the refused keep nothing open */
+        raw_send(&raw, KVF_FRAME_PING, 1, &ping.base, NULL, 0);
+        run_for(&raw, 30);
+    }
+    cr_assert(raw.closed);
     check_witness();
     stop();
 }

@@ -48,7 +48,7 @@ Test(metrics, a_new_instance_is_all_zero_and_has_every_row) {
     cr_assert_eq(json_object_size(tree), values + 2);
     cr_assert_eq(at(tree, "sessions"), 0);
     cr_assert_eq(at(tree, "memory_bytes"), 0);
-    cr_assert_eq(json_object_size(json_object_get(tree, "operations")), 6);
+    cr_assert_eq(json_object_size(json_object_get(tree, "operations")), 7);
     cr_assert_eq(json_object_size(json_object_get(tree, "statuses")), (size_t)KVF_STATUS_COUNT);
     cr_assert_eq(at(tree, "operations.ping.latency_ns.p99"), 0);
     json_decref(tree);
