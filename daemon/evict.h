@@ -6,7 +6,8 @@
  *   s3fifo  three FIFO queues (S3-FIFO; Yang, Zhang, Qiu, Yue, Rashmi: "FIFO queues are all you need for cache
  * eviction", SOSP 2023) whose small queue finds its own size. Resists scans: a prompt that nobody asks for again leaves
  *           through the small queue. evict_s3fifo.c draws it.
- *   lru     exact: the record whose last touch is the longest ago.
+ *   lru     exact, as long as there are fewer touched records to step over than a search may: the record whose last
+ *           touch is the longest ago.
  *
  * Threads: every call needs the space's lock, but kvf_evict_touch, which any thread may call at any time between create
  * and destroy. Memory: 32 to 64 bytes for each id in use, and for each tracked record 16 to 32 (lru) or 112 to 224
@@ -30,7 +31,8 @@ typedef enum kvf_evict_kind {
 } kvf_evict_kind_t;
 
 enum {
-    KVF_EVICT_PINS_MAX = 1024, /* pinned records that one search for a victim steps over */
+    KVF_EVICT_PINS_MAX = 1024,    /* pinned records that one search for a victim steps over */
+    KVF_EVICT_SETTLED_MAX = 1024, /* touched records that it lets live on */
 };
 #define KVF_EVICT_NONE UINT32_MAX /* no record */
 
@@ -77,8 +79,9 @@ void kvf_evict_remove(kvf_evict_t *evict, uint32_t id);
 /* Picks the next victim, stops tracking it and returns its id. A record that `may` (NULL: all may) refuses stays
  * tracked and counts as used now, because whoever pins it is using it. KVF_EVICT_NONE: nothing is tracked, or too much
  * is pinned: `may` was asked at most KVF_EVICT_PINS_MAX times, and a next call looks at others. While less than an
- * eighth of that is pinned, one call finds what there is. Touches are settled here: work is O(1) (s3fifo) or O(log
- * tracked) (lru) for each touch and pin since the last call. */
+ * eighth of that is pinned, one call finds what there is. Touches are settled here, KVF_EVICT_SETTLED_MAX a call, each and
+ * each pin in O(1) (s3fifo) or O(log tracked) (lru); behind those the first that may leave does, touched or not, so that
+ * a store in which all was touched does not stand still for one search. */
 uint32_t kvf_evict_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg);
 
 void kvf_evict_stats(const kvf_evict_t *evict, kvf_evict_stats_t *out);

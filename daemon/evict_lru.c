@@ -1,4 +1,4 @@
-/* Exact LRU whose touch takes no lock: a touch only stamps the node; a min-heap keeps each record under the stamp that
+/* LRU whose touch takes no lock: a touch only stamps the node; a min-heap keeps each record under the stamp that
  * it had when it was last looked at. Stamps only grow, so a record at the top whose stamp is still that key is the
  * oldest of all; one whose stamp moved on sinks to its new place. A touch costs one O(log n) sinking at most, and only
  * when the record would have left without it. */
@@ -112,13 +112,13 @@ static void lru_remove(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node)
 static uint32_t lru_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) {
     lru_t *lru = evict->policy;
     uint64_t pins = lru->count < KVF_EVICT_PINS_MAX ? lru->count : KVF_EVICT_PINS_MAX;
-    /* Every record may have been touched before this search; touches during it must not keep it going for ever. */
-    uint64_t touched_left = lru->count;
+    /* Every record may have been touched: what is left unsettled then is the oldest by the stamps known so far. */
+    uint64_t settles = KVF_EVICT_SETTLED_MAX;
     while (pins) {
         uint32_t id = lru->heap[0].id;
         kvf__evict_node_t *node = kvf__evict_node(evict, id);
-        if (touched_left && stamp_of(node) != lru->heap[0].key) {
-            touched_left--;
+        if (settles && stamp_of(node) != lru->heap[0].key) {
+            settles--;
         } else if (!may || may(arg, id)) {
             cut(evict, 0);
             return id;

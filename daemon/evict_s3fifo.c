@@ -106,8 +106,16 @@ static void s3fifo_touch(kvf_evict_t *evict, kvf__evict_node_t *node) {
 typedef struct search {
     kvf_evict_may_fn may;
     void *arg;
-    uint64_t pins;
+    uint64_t pins;    /* of the queue at hand */
+    uint64_t settles; /* of the whole search */
 } search_t;
+
+/* Whether a touched record may live on for it. */
+static bool settle(search_t *search, uint64_t touched) {
+    if (!touched || !search->settles) return false;
+    search->settles--;
+    return true;
+}
 
 static bool is_pinned(search_t *search, uint32_t id) {
     if (!search->may || search->may(search->arg, id)) return false;
@@ -121,10 +129,10 @@ static uint32_t victim_of_small(kvf_evict_t *evict, search_t *search) {
     for (uint64_t left = s3->small.count; left && search->pins; left--) {
         uint32_t id = s3->small.oldest;
         kvf__evict_node_t *node = kvf__evict_node(evict, id);
-        bool touched = atomic_load_explicit(&node->touched, memory_order_relaxed) > 0;
-        bool pinned = !touched && is_pinned(search, id);
+        bool goes_on = settle(search, atomic_load_explicit(&node->touched, memory_order_relaxed));
+        bool pinned = !goes_on && is_pinned(search, id);
         kvf__evict_queue_cut(evict, &s3->small, id);
-        if (touched) {
+        if (goes_on) {
             atomic_store_explicit(&node->touched, 0, memory_order_relaxed);
             push(evict, id, node, MAIN);
         } else if (pinned) {
@@ -137,19 +145,17 @@ static uint32_t victim_of_small(kvf_evict_t *evict, search_t *search) {
     return KVF_EVICT_NONE;
 }
 
-/* As many rounds as touches can have bought, and one that takes the first unpinned: touches during the search must not
- * keep it going for ever. */
+/* As many rounds as touches can have bought, and one for the pins. */
 static uint32_t victim_of_main(kvf_evict_t *evict, search_t *search) {
     s3fifo_t *s3 = evict->policy;
-    uint64_t round = s3->main.count;
-    for (uint64_t left = round * (TOUCHES_MAX + 1); left && search->pins; left--) {
+    for (uint64_t left = s3->main.count * (TOUCHES_MAX + 1); left && search->pins; left--) {
         uint32_t id = s3->main.oldest;
         kvf__evict_node_t *node = kvf__evict_node(evict, id);
         uint64_t touched = atomic_load_explicit(&node->touched, memory_order_relaxed);
-        bool touched_stays = touched && left > round;
-        bool pinned = !touched_stays && is_pinned(search, id);
+        bool stays = settle(search, touched);
+        bool pinned = !stays && is_pinned(search, id);
         kvf__evict_queue_cut(evict, &s3->main, id);
-        if (!touched_stays && !pinned) {
+        if (!stays && !pinned) {
             kvf__evict_ghost_push(s3->ghost_main, node->key_hash, GHOST_MAIN_ROOM * evict->tracked);
             return id;
         }
@@ -162,17 +168,18 @@ static uint32_t victim_of_main(kvf_evict_t *evict, search_t *search) {
 
 static uint32_t s3fifo_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) {
     const s3fifo_t *s3 = evict->policy;
-    /* Each walk has its own pins: a small queue full of them must not hide the main queue. */
-    const search_t fresh = {.may = may, .arg = arg, .pins = KVF_EVICT_PINS_MAX / 3};
-    search_t search = fresh;
+    enum {
+        PINS = KVF_EVICT_PINS_MAX / 3
+    }; /* each walk has its own: a small queue full of them must not hide the main queue */
+    search_t search = {.may = may, .arg = arg, .pins = PINS, .settles = KVF_EVICT_SETTLED_MAX};
     uint32_t id = KVF_EVICT_NONE;
     bool small_is_over = (double)s3->small.count > s3->small_share * (double)evict->tracked;
     if (!small_is_over) id = victim_of_main(evict, &search);
     if (id != KVF_EVICT_NONE) return id;
-    search = fresh;
+    search.pins = PINS;
     id = victim_of_small(evict, &search);
     if (id != KVF_EVICT_NONE) return id;
-    search = fresh;
+    search.pins = PINS;
     return victim_of_main(evict, &search); /* the small queue may just have filled it */
 }
 

@@ -106,3 +106,15 @@ Test(evict_lru, remembers_nothing_of_those_gone) {
     cr_assert_gt(stats.memory_bytes, 1024 * 32);
     kvf_evict_destroy(evict);
 }
+
+Test(evict_lru, a_search_settles_so_many_touches_and_then_takes_what_it_meets) {
+    enum { SIZE = 5 * KVF_EVICT_SETTLED_MAX };
+    kvf_evict_t *evict = NULL;
+    cr_assert_eq(kvf_evict_create(KVF_EVICT_LRU, &evict), KVF_OK);
+    for (uint32_t id = 0; id < SIZE; id++) insert_one(evict, id);
+    for (uint32_t id = SIZE; id-- > 0;) kvf_evict_touch(evict, id);
+    cr_assert_eq(kvf_evict_victim(evict, NULL, NULL), KVF_EVICT_SETTLED_MAX, "the oldest insertion behind those");
+    for (unsigned i = 1; i < 4; i++) kvf_evict_victim(evict, NULL, NULL);
+    cr_assert_eq(kvf_evict_victim(evict, NULL, NULL), SIZE - 1, "later searches settle the others");
+    kvf_evict_destroy(evict);
+}

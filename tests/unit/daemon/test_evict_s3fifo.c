@@ -250,3 +250,14 @@ Test(evict_ghost, empty_knows_nothing_and_limit_zero_keeps_nothing) {
     kvf__evict_ghost_destroy(ghost);
     kvf__evict_ghost_destroy(NULL);
 }
+
+Test(evict_s3fifo, a_search_settles_so_many_touches_and_then_takes_what_it_meets) {
+    enum { SIZE = 5 * KVF_EVICT_SETTLED_MAX };
+    kvf_evict_t *evict = create();
+    for (uint32_t id = 0; id < SIZE; id++) insert(evict, id, id);
+    for (unsigned touches = 0; touches < 3; touches++)
+        for (uint32_t id = 0; id < SIZE; id++) kvf_evict_touch(evict, id);
+    cr_assert_eq(kvf_evict_victim(evict, NULL, NULL), KVF_EVICT_SETTLED_MAX, "the oldest one behind those");
+    cr_assert_eq(stats_of(evict).probation, SIZE - KVF_EVICT_SETTLED_MAX - 1, "one search moved so many to main");
+    kvf_evict_destroy(evict);
+}
