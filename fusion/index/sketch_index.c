@@ -77,32 +77,53 @@ static void take(nearest_t *nearest, uint32_t unit, uint32_t distance) {
     items[place] = (kvf_sketch_found_t){unit, distance};
 }
 
-/* Offers all of `count` sketches, called names[i], or 0, 1, … if names is NULL. */
-static void scan(const kvf_sketches_t *sketches, const uint64_t *sketch, const uint64_t *from, uint32_t count,
-                 const uint32_t *units, nearest_t *nearest) {
-    const kvf_kernels_t *kernels = kvf_kernels();
+static void scan_list(const kvf_sketches_t *sketches, const uint64_t *sketch, const kvf__sketch_list_t *list,
+                      nearest_t *nearest) {
+    uint16_t distances[KVF__SKETCH_LIST_MAX];
+    kvf_kernels()->hamming(distances, sketch, list->sketches, list->count, sketches->words);
+    for (uint32_t i = 0; i < list->count; i++)
+        if (has_place(nearest, distances[i]))
+            take(nearest, kvf__sketch_unit(sketches, list->units[i])->handle, distances[i]);
+}
+
+/* Distances to the centres of lists `at` and on; returns their number. Computed twice rather than kept: there is no bound on
+ * the lists that a stack would hold. */
+static uint32_t measure_centres(const kvf_sketches_t *sketches, const uint64_t *sketch, uint32_t at,
+                                uint16_t distances[KVF__SKETCH_SCAN]) {
+    const uint32_t left = sketches->num_lists - at, run = left < KVF__SKETCH_SCAN ? left : KVF__SKETCH_SCAN;
+    kvf_kernels()->hamming(distances, sketch, sketches->centres + (size_t)at * sketches->words, run, sketches->words);
+    return run;
+}
+
+/* The distance up to which lists are searched, and how many of those that are just so far. */
+static uint32_t choose_radius(const kvf_sketches_t *sketches, const uint64_t *sketch, uint32_t *num_at_radius) {
+    uint32_t num_at[KVF_SKETCH_BITS_MAX + 1] = {0}, radius = 0, within = 0;
     uint16_t distances[KVF__SKETCH_SCAN];
-    for (uint32_t at = 0; at < count; at += KVF__SKETCH_SCAN) {
-        const uint32_t run = count - at < KVF__SKETCH_SCAN ? count - at : KVF__SKETCH_SCAN;
-        kernels->hamming(distances, sketch, from + (size_t)at * sketches->words, run, sketches->words);
-        for (uint32_t i = 0; i < run; i++)
-            if (has_place(nearest, distances[i]))
-                take(nearest, units ? kvf__sketch_unit(sketches, units[at + i])->handle : at + i, distances[i]);
+    for (uint32_t at = 0; at < sketches->num_lists; at += KVF__SKETCH_SCAN) {
+        const uint32_t run = measure_centres(sketches, sketch, at, distances);
+        for (uint32_t i = 0; i < run; i++) num_at[distances[i]]++;
     }
+    while (radius < sketches->bits && within + num_at[radius] < sketches->probes) within += num_at[radius++];
+    *num_at_radius = sketches->probes - within;
+    return radius;
 }
 
 uint32_t kvf_sketches_find(const kvf_sketches_t *sketches, const uint64_t *sketch, uint32_t limit,
                            kvf_sketch_found_t *found) {
-    kvf_sketch_found_t near_lists[KVF_SKETCH_PROBES_MAX];
-    nearest_t lists = {.items = near_lists, .limit = sketches->probes};
-    nearest_t units = {.items = found, .limit = limit < KVF_SKETCH_FOUND_MAX ? limit : KVF_SKETCH_FOUND_MAX};
-    if (units.limit == 0) return 0;
-    scan(sketches, sketch, sketches->centres, sketches->num_lists, NULL, &lists);
-    for (uint32_t i = 0; i < lists.count; i++) {
-        const kvf__sketch_list_t *list = &sketches->lists[near_lists[i].unit];
-        scan(sketches, sketch, list->sketches, list->count, list->units, &units);
+    nearest_t nearest = {.items = found, .limit = limit < KVF_SKETCH_FOUND_MAX ? limit : KVF_SKETCH_FOUND_MAX};
+    uint16_t distances[KVF__SKETCH_SCAN];
+    uint32_t num_at_radius;
+    if (nearest.limit == 0) return 0;
+    const uint32_t radius = choose_radius(sketches, sketch, &num_at_radius);
+    for (uint32_t at = 0; at < sketches->num_lists; at += KVF__SKETCH_SCAN) {
+        const uint32_t run = measure_centres(sketches, sketch, at, distances);
+        for (uint32_t i = 0; i < run; i++) {
+            if (distances[i] > radius || (distances[i] == radius && num_at_radius == 0)) continue;
+            num_at_radius -= distances[i] == radius;
+            scan_list(sketches, sketch, &sketches->lists[at + i], &nearest);
+        }
     }
-    return units.count;
+    return nearest.count;
 }
 
 uint32_t kvf_sketches_count(const kvf_sketches_t *sketches) { return sketches->units.count; }

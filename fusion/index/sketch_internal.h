@@ -6,9 +6,9 @@
 #include "fusion/index/sketch.h"
 
 enum {
-    KVF__SKETCH_LIST_MAX = 1024, /* sketches: a list of so many is cut */
-    KVF__SKETCH_LIST_MIN = 64,   /* one that falls below is dissolved */
-    KVF__SKETCH_SCAN = 256,      /* distances at a time */
+    KVF__SKETCH_LIST_MAX = 256, /* sketches: a list of so many is cut */
+    KVF__SKETCH_LIST_MIN = 16,  /* one that falls below is dissolved */
+    KVF__SKETCH_SCAN = 256,     /* distances at a time */
 };
 
 typedef struct kvf__sketch_unit {

@@ -6,9 +6,8 @@
 #include <string.h>
 
 enum {
-    FIRST_ROOM = 32,   /* of a list */
-    CENTRE_SAMPLE = 4, /* every so manieth sketch counts for a centre */
-    ROUNDS = 3,        /* of 2-means */
+    FIRST_ROOM = 32, /* of a list */
+    ROUNDS = 3,      /* of 2-means */
 };
 
 static uint64_t *sketch_at(const kvf_sketches_t *s, const kvf__sketch_list_t *list, uint32_t place) {
@@ -95,21 +94,21 @@ static uint32_t farthest(const kvf_sketches_t *s, const kvf__sketch_list_t *list
     return far;
 }
 
-/* The bits that most of a sample of the sketches on side `side` have. */
+/* The bits that most of the sketches on side `side` have. */
 static void find_centre(const kvf_sketches_t *s, const kvf__sketch_list_t *list, const uint8_t *sides, uint8_t side,
                         uint64_t *centre) {
     uint16_t ones[KVF_SKETCH_BITS_MAX] = {0};
-    uint32_t sampled = 0, seen = 0;
+    uint32_t count = 0;
     for (uint32_t i = 0; i < list->count; i++) {
-        if (sides[i] != side || seen++ % CENTRE_SAMPLE) continue;
+        if (sides[i] != side) continue;
         const uint64_t *sketch = sketch_at(s, list, i);
         for (uint32_t bit = 0; bit < s->bits; bit++)
             ones[bit] = (uint16_t)(ones[bit] + (sketch[bit / 64] >> bit % 64 & 1));
-        sampled++;
+        count++;
     }
     memset(centre, 0, s->words * sizeof(*centre));
     for (uint32_t bit = 0; bit < s->bits; bit++)
-        if (2u * ones[bit] > sampled) centre[bit / 64] |= UINT64_C(1) << bit % 64;
+        if (2u * ones[bit] > count) centre[bit / 64] |= UINT64_C(1) << bit % 64;
 }
 
 /* Puts each sketch on the side of the nearer centre, but no less than a quarter on either. */
