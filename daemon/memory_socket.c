@@ -60,15 +60,48 @@ static uint64_t lent_bytes(const kvf_session_t *session) {
     return bytes;
 }
 
-static kvf_status_t lend(kvf_session_t *session, const kvf_memory_message_t *offer, int fd, const char **why) {
-    if (fd < 0) return *why = "memory without a descriptor", KVF_ERR_INVALID;
-    if (kvf__memory_find_region(session, offer->id)) return *why = "a region number that is in use", KVF_ERR_INVALID;
-    kvf_region_t *region = NULL;
-    for (size_t i = 0; i < KVF_REGIONS_MAX && !region; i++)
-        if (!session->regions[i].is_used) region = &session->regions[i];
-    if (!region) return *why = "too many regions", KVF_ERR_TOO_LARGE;
+/* Counts `bytes` against the budget of all sessions. A page of a sparse memfd is charged to whoever touches it first, which
+ * may be the daemon, and a client can make its memory sparse at any time: so the size counts, whatever is there now. */
+static bool take_budget(kvf_session_t *session, uint64_t bytes) {
+    const kvf_service_shared_t *shared = session->service->shared;
+    uint64_t lent = atomic_fetch_add_explicit(shared->lent_bytes, bytes, memory_order_relaxed);
+    if (lent <= shared->options->client_memory_total_bytes &&
+        bytes <= shared->options->client_memory_total_bytes - lent)
+        return true;
+    atomic_fetch_sub_explicit(shared->lent_bytes, bytes, memory_order_relaxed);
+    return false;
+}
+
+/* Consumes `fd`. */
+static kvf_status_t map_region(kvf_session_t *session, kvf_region_t *region, int fd, const char **why) {
     uint64_t limit = session->service->shared->options->client_memory_bytes, lent = lent_bytes(session);
     kvf_status_t status = kvf_segment_map(fd, limit > lent ? limit - lent : 0, &region->segment, why);
+    if (status != KVF_OK) {
+        close(fd);
+        return status;
+    }
+    if (take_budget(session, region->segment.bytes)) return KVF_OK;
+    kvf_segment_destroy(&region->segment);
+    return *why = "memory beyond client-memory-total", KVF_ERR_BUSY;
+}
+
+static kvf_region_t *find_unused(kvf_session_t *session) {
+    for (size_t i = 0; i < KVF_REGIONS_MAX; i++)
+        if (!session->regions[i].is_used) return &session->regions[i];
+    return NULL;
+}
+
+/* Consumes `fd`. */
+static kvf_status_t lend(kvf_session_t *session, const kvf_memory_message_t *offer, int fd, const char **why) {
+    if (fd < 0) return *why = "memory without a descriptor", KVF_ERR_INVALID;
+    kvf_region_t *region = find_unused(session);
+    bool is_known = kvf__memory_find_region(session, offer->id);
+    if (is_known || !region) {
+        close(fd);
+        *why = is_known ? "a region number that is in use" : "too many regions";
+        return is_known ? KVF_ERR_INVALID : KVF_ERR_TOO_LARGE;
+    }
+    kvf_status_t status = map_region(session, region, fd, why);
     if (status != KVF_OK) return status;
     region->id = offer->id;
     region->is_used = true;
@@ -81,15 +114,13 @@ static kvf_status_t lend(kvf_session_t *session, const kvf_memory_message_t *off
 static void serve_lend(kvf_session_t *session, const kvf_memory_message_t *offer, int fd) {
     const char *why = "";
     kvf_status_t status = lend(session, offer, fd, &why);
-    if (status != KVF_OK) {
-        if (fd >= 0) close(fd);
-        kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 ": refuses %s", session->card.session, why);
-    }
+    if (status != KVF_OK) kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 ": refuses %s", session->card.session, why);
     send_message(session, KVF_MEMORY_LENT, offer->id, offer->bytes, status, -1);
 }
 
 static void give_back(kvf_session_t *session, kvf_region_t *region) {
     kvf_metrics_sub(session->service->metrics, KVF_METRIC_MEMORY_BYTES, region->segment.bytes);
+    atomic_fetch_sub_explicit(session->service->shared->lent_bytes, region->segment.bytes, memory_order_relaxed);
     kvf_segment_destroy(&region->segment);
     region->is_used = false;
     if (region->is_returning && session->link) send_message(session, KVF_MEMORY_RETURNED, region->id, 0, KVF_OK, -1);

@@ -104,6 +104,8 @@ const kvf__option_t kvf__option_table[] = {
            "Bytes of puts that have begun and not ended, hard"),
     NUMBER(MEMORY, "client-memory", BYTES, "1GiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", client_memory_bytes,
            "Shared memory that one client on this host may lend, hard"),
+    NUMBER(MEMORY, "client-memory-total", BYTES, "16GiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", client_memory_total_bytes,
+           "The same of all of them together, hard: its pages may be charged to the daemon"),
     CHOICE(MEMORY, "eviction", ENUM, "s3fifo", eviction_names, eviction,
            "What decides which block goes when memory is full"),
 

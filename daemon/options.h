@@ -36,8 +36,9 @@ typedef struct kvf_options {
     uint64_t host_bytes;    /* 0: kvf_tier_host_default_bytes */
     uint64_t segment_bytes; /* 0: by size */
     uint64_t staging_bytes;
-    uint64_t client_memory_bytes;
-    uint32_t eviction; /* kvf_evict_kind_t */
+    uint64_t client_memory_bytes;       /* a session */
+    uint64_t client_memory_total_bytes; /* all sessions */
+    uint32_t eviction;                  /* kvf_evict_kind_t */
 
     uint64_t max_sessions;
     uint64_t max_requests; /* a session */

@@ -9,6 +9,7 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -167,6 +168,33 @@ Test(memory_socket, memory_that_is_not_to_be_trusted_is_refused) {
     stop();
 }
 
+Test(memory_socket, what_all_clients_lend_has_a_limit_too) {
+    static const char *const args[] = {"--host-bytes", "32MiB", "--client-memory", "4MiB", "--client-memory-total",
+                                       "5MiB",         NULL};
+    start(args);
+    int first = attach();
+    uint64_t first_session = session;
+    cr_assert_eq(lend(first, 1, make_memory(3 << 20, F_SEAL_SHRINK)), KVF_OK);
+    raw_client_t other;
+    raw_connect(&other, daemon_process.port);
+    hello(&other);
+    int second = attach();
+    cr_assert_eq(lend(second, 1, make_memory(3 << 20, F_SEAL_SHRINK)), KVF_ERR_BUSY);
+    cr_assert_eq(lend(second, 1, make_memory(2 << 20, F_SEAL_SHRINK)), KVF_OK);
+    cr_assert_eq(lend(second, 2, make_memory(4096, F_SEAL_SHRINK)), KVF_ERR_BUSY);
+    session = first_session;
+    kvf_memory_message_t answer;
+    int passed;
+    cr_assert_eq(ask(first, message(KVF_MEMORY_TAKE_BACK, 1), -1, &answer, &passed), KVF_OK);
+    cr_assert_eq(lend(second, 2, make_memory(2 << 20, F_SEAL_SHRINK)), KVF_OK, "what came back may be lent again");
+    close(second);
+    raw_wait_closed(&other);
+    cr_assert_eq(lend(first, 1, make_memory(4 << 20, F_SEAL_SHRINK)), KVF_OK, "and what a session leaves behind");
+    close(first);
+    raw_close(&other);
+    stop();
+}
+
 Test(memory_socket, packets_that_make_no_sense_end_the_session) {
     start(NULL);
     int fd = attach();
@@ -296,6 +324,39 @@ Test(memory_socket, what_a_lease_holds_is_neither_evicted_nor_overwritten_until_
     churn();
     cr_assert_neq(data[0], 0x11, "a released slot is used again");
     kvf_segment_destroy(&view);
+    close(fd);
+    stop();
+}
+
+static kvf_status_t match_status(void) {
+    ProtobufCBinaryData key = one_key("held");
+    Kvf__Match match = KVF__MATCH__INIT;
+    match.space = raw.space;
+    match.n_keys = 1;
+    match.keys = &key;
+    cr_assert(raw_ask(&raw, KVF_FRAME_MATCH, 9, &match.base, NULL, 0));
+    return raw.head.type == KVF_FRAME_ERROR ? raw_error(&raw) : KVF_OK;
+}
+
+Test(memory_socket, a_daemon_that_ends_waits_for_leases_and_takes_no_more_requests) {
+    static const char *const args[] = {"--request-timeout", "30s", "--drain-timeout", "20s", NULL};
+    start(args);
+    int fd = attach();
+    cr_assert_eq(lend(fd, 3, make_memory(REGION_BYTES, F_SEAL_SHRINK)), KVF_OK);
+    cr_assert_eq(put_shared("held", 3, 0, RAW_BLOCK_BYTES, in_ms(10000)), KVF_OK);
+    uint32_t segment;
+    uint64_t offset, held_until;
+    cr_assert_eq(get_shared("held", 100, in_ms(20000), &segment, &offset, &held_until), KVF_OK);
+    cr_assert_eq(kill(daemon_process.pid, SIGTERM), 0);
+    kvf_status_t status = KVF_OK;
+    for (int i = 0; i < 2000 && status == KVF_OK; i++) status = match_status();
+    cr_assert_eq(status, KVF_ERR_SHUTDOWN);
+    cr_assert_eq(put_shared("late", 3, 0, RAW_BLOCK_BYTES, in_ms(10000)), KVF_ERR_SHUTDOWN);
+    cr_assert_eq(get_shared("held", 101, in_ms(20000), &segment, &offset, &held_until), KVF_ERR_SHUTDOWN);
+    cr_assert_not(raw.closed);
+    Kvf__Release release = KVF__RELEASE__INIT;
+    raw_send(&raw, KVF_FRAME_RELEASE, 100, &release.base, NULL, 0);
+    raw_wait_closed(&raw);
     close(fd);
     stop();
 }
