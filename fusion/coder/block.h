@@ -1,17 +1,18 @@
 /* block.h - one block into its coded form and back.
  *
- * A block becomes a *record* and at most one *unit*. The unit is the part (coder/part.h) of those token rows that no earlier
- * unit has: it stands alone, and other blocks may refer to its rows. The record tells where each token row lies, and carries
- * the part of the rows that refer:
+ * A block becomes a *record* and at most one *unit*. The unit is a part (coder/part.h) with those rows that were coded alone:
+ * other blocks may refer to them. The record says to which rows of which units the block's tokens refer, and carries a part
+ * with the rows of those tokens:
  *
  *   u8  version | u8 spans | u16 tokens
  *   u64 position of the first token
  *   u64 id of the own unit, 0: none
- *   bit t of ⌈tokens / 8⌉ bytes: token t is a row of the own unit, in order
- *   per span: u64 unit id | u16 first token | u16 rows | u16 first row in the unit | u16 0
- *   part of all other tokens, in order; absent if there are none
+ *   per span: u64 unit id | u16 first token | u16 rows | u16 first row in the unit | u16 source
+ *   part, of the tokens that have a span, or of all if there is no own unit; absent if no token is left for it
  *
- * Every row of a unit stands alone (KVF_ROW_ALONE, RAW or ZERO), so that references have depth one.
+ * A part has a row for each token of its block, so row and token are one number. A token has up to KVF_SOURCES spans; each of its rows
+ * chooses one whose unit holds that row. Every row of a unit stands alone (KVF_ROW_ALONE, RAW or ZERO), so that references have
+ * depth one.
  * Threads: one thread at a time per encoder or decoder. Locks: none. */
 #ifndef KVF_FUSION_BLOCK_H
 #define KVF_FUSION_BLOCK_H
@@ -22,14 +23,13 @@ enum {
     KVF_RECORD_VERSION = 1,
     KVF_RECORD_HEAD_BYTES = 20,
     KVF_RECORD_SPAN_BYTES = 16,
-    KVF_SPANS_MAX = 8,     /* of one block */
-    KVF_UNIT_ROWS_MIN = 4, /* fewer rows of their own stay in the record */
+    KVF_SPANS_MAX = 16, /* of one block, of all sources */
 };
 
 /* Rows of a block that may be predicted from rows of a unit. */
 typedef struct kvf_span {
     uint64_t unit; /* id, not 0 */
-    uint16_t token, rows, unit_row;
+    uint16_t token, rows, unit_row, source;
 } kvf_span_t;
 
 /* A unit's part. Borrowed. */
@@ -53,7 +53,7 @@ typedef struct kvf_block_in {
     uint32_t tokens;           /* 1 .. layout->block_tokens */
     uint64_t position;         /* of the first token */
     uint64_t unit;             /* id that the own unit would get, not 0 */
-    const kvf_span_t *spans;   /* by rising token, not overlapping, [num_spans] */
+    const kvf_span_t *spans;   /* [num_spans]; of each source by rising token, not overlapping */
     uint32_t num_spans;
     kvf_unit_find_fn find;
     void *find_arg;
@@ -62,7 +62,6 @@ typedef struct kvf_block_in {
 typedef struct kvf_block_out {
     const uint8_t *record, *unit; /* the encoder's, until its next call; unit NULL: none */
     size_t record_bytes, unit_bytes;
-    uint32_t unit_rows;
     uint64_t rows[KVF_ROW_KINDS]; /* how many, over all planes and heads */
     float worst;                  /* the largest ‖x − x̂‖ / (ε ‖x‖) of any row, as decoded */
 } kvf_block_out_t;
@@ -79,8 +78,7 @@ typedef struct kvf_record_info {
     uint32_t tokens, num_spans;
     uint64_t position, own_unit;
     kvf_span_t spans[KVF_SPANS_MAX];
-    const uint8_t *own_tokens; /* the bits */
-    const uint8_t *part;       /* NULL: none */
+    const uint8_t *part; /* NULL: none */
     size_t part_bytes;
 } kvf_record_info_t;
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* What a unit does not predict is spread over the components more evenly than rows are: σ^slope. Measured, see README. */
-static const double RESIDUAL_SLOPE = 0.6;
+static const double RESIDUAL_SLOPE = 0.3;
 
 static float rounding_of(kvf_dtype_t dtype) {
     switch (dtype) { /* (2^-p)² / 12 of a mantissa spread over an octave, about */

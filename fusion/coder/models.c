@@ -12,7 +12,7 @@ typedef struct family {
     kvf_rans_slot_t slots[KVF_CLASS_TABLES][KVF_RANS_TABLE_SLOTS];
 } family_t;
 
-static family_t families[KVF_SHAPES];
+static family_t families[KVF_SHAPES], choices;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* 2^(quarters/4). */
@@ -125,7 +125,29 @@ static void make_table(family_t *family, kvf_shape_t shape, int class) {
         if (!freq[at]) symbols[at].cost = symbols[ESCAPE].cost;
 }
 
+static void make_choices(void) {
+    static const uint16_t share[KVF_CHOICE_TABLES] = {1,   2,   4,   8,   16,  32,  56,  88,
+                                                      128, 176, 232, 288, 344, 400, 448, 496};
+    for (int table = 0; table < KVF_CHOICE_TABLES; table++) {
+        unsigned start = 0;
+        for (int s = 0; s < KVF_CHOICES; s++) {
+            kvf_model_symbol_t *symbol = &choices.model.symbols[table][s + KVF_SYMBOL_MAX];
+            unsigned rest = KVF_RANS_TABLE_SLOTS - share[table] - (KVF_CHOICES - 2);
+            symbol->start = (uint16_t)start;
+            symbol->freq = (uint16_t)(s == 0 ? rest : s == 1 ? share[table] : 1);
+            symbol->cost = cost_of(symbol->freq);
+            start += symbol->freq;
+            fill_slots(symbol, s, choices.slots[table]);
+        }
+    }
+    choices.model.rans = (kvf_rans_model_t){.slots = choices.slots[0],
+                                            .num_tables = KVF_CHOICE_TABLES,
+                                            .octave = 1,
+                                            .max_class = KVF_CHOICE_TABLES - 1};
+}
+
 static void make_families(void) {
+    make_choices();
     for (int shape = 0; shape < KVF_SHAPES; shape++) {
         family_t *family = &families[shape];
         for (int class = 0; class < KVF_CLASS_TABLES; class ++) make_table(family, (kvf_shape_t)shape, class);
@@ -139,6 +161,26 @@ static void make_families(void) {
 const kvf_model_t *kvf_model(kvf_shape_t shape) {
     pthread_once(&once, make_families);
     return (unsigned)shape < KVF_SHAPES ? &families[shape].model : NULL;
+}
+
+const kvf_model_t *kvf_choice_model(void) {
+    pthread_once(&once, make_families);
+    return &choices.model;
+}
+
+int kvf_choice_table(const size_t *count) {
+    const kvf_model_t *model = kvf_choice_model();
+    uint64_t best_cost = UINT64_MAX;
+    int best = 0;
+    for (int table = 0; table < KVF_CHOICE_TABLES; table++) {
+        uint64_t cost = 0;
+        for (int s = 0; s < KVF_CHOICES; s++) cost += count[s] * model->symbols[table][s + KVF_SYMBOL_MAX].cost;
+        if (cost < best_cost) {
+            best_cost = cost;
+            best = table;
+        }
+    }
+    return best;
 }
 
 /* ---- coding ---- */

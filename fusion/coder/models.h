@@ -44,6 +44,13 @@ typedef struct kvf_model {
 /* The tables of a shape; NULL for a shape that is none. */
 const kvf_model_t *kvf_model(kvf_shape_t shape);
 
+/* Tables for choices: symbol 0 is the usual one, table t gives symbol 1 the share kvf_choice_share(t) of 1024, and symbols 2 to
+ * KVF_CHOICES - 1 one slot each. */
+enum { KVF_CHOICE_TABLES = 16, KVF_CHOICES = 8 };
+const kvf_model_t *kvf_choice_model(void);
+/* The table that is best for `count` [KVF_CHOICES] symbols. */
+int kvf_choice_table(const size_t *count);
+
 /* Notes one vector step of `encoder`, on set `set`: value q[lane] (whole, |q| < KVF_VALUE_MAX) with class base + shifts[lane]
  * on each lane of `lanes`. Up to 4 × 16 ops; room was reserved. The mirror of rans_decode_rows. Returns its cost in 1/256 bit. */
 uint32_t kvf_model_put_step(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned set, int32_t base,

@@ -26,8 +26,9 @@ kvf_status_t kvf_part_plane_init(kvf_part_plane_t *plane, const kvf_part_shape_t
     plane->step = calloc(count, sizeof(*plane->step));
     plane->level = calloc(count, sizeof(*plane->level));
     plane->kind = calloc(count, sizeof(*plane->kind));
+    plane->source = calloc(count, sizeof(*plane->source));
     plane->raw = calloc(count, sizeof(*plane->raw));
-    if (!plane->q || !plane->step || !plane->level || !plane->kind || !plane->raw) {
+    if (!plane->q || !plane->step || !plane->level || !plane->kind || !plane->source || !plane->raw) {
         kvf_part_plane_free(plane);
         return KVF_ERR_NO_MEMORY;
     }
@@ -40,6 +41,7 @@ void kvf_part_plane_free(kvf_part_plane_t *plane) {
     free(plane->step);
     free(plane->level);
     free(plane->kind);
+    free(plane->source);
     free(plane->raw);
     memset(plane, 0, sizeof(*plane));
 }

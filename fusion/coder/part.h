@@ -1,8 +1,8 @@
 /* part.h - coded rows: some token rows of a block, in every plane, as bytes.
  *
- * A block is at most two parts: its *unit*, the rows that were coded alone and that other blocks may refer to, and the rows
- * that refer to units (fusion/block.h). A part is cut into *groups* of whole layers, as many as make a stream of a few KiB, so
- * that layers can be read alone and the states of a stream stay a small share of it:
+ * A block is at most two parts: its *unit*, the rows that were coded alone and that other blocks may refer to, and the part
+ * in its *record* with the rows that refer to units (coder/block.h). A part is cut into *groups* of whole layers, as many as
+ * make a stream of a few KiB, so that layers can be read alone and the states of a stream stay a small share of it:
  *
  *   u8   version | u8 shape | u16 0
  *   u16  rows    | u16 groups
@@ -12,13 +12,15 @@
  *
  * Integers are little endian. The head of a plane, one after the other in layer order, K before V:
  *
- *   u8   kind class (bits 0 to 3) | majority kind (bits 4 to 6) | some rows stand alone (bit 7)
+ *   u8   table of the kinds (bits 0 to 3) | table of the sources (bits 4 to 7)
+ *   u8   most frequent kind (bits 0 to 2) | second (bits 3 to 5) | source 1 is the usual one (bit 6) | some rows stand alone (bit 7)
  *   u8   step class | level class << 4
  *   i8   level base of rows that refer      | i8 level base of rows alone
  *   i8   step base / 4 of each kv head      only if some rows stand alone
  *
- * In the stream a plane is [head, group of 16 rows]: one step for the kinds, then, for the lanes that carry numbers, one for
- * the steps, one for the levels, and `dim` for the components.
+ * In the stream a plane is [head, group of 16 rows]: one step for the kinds; one for the sources, of rows that a unit predicts
+ * and that have two to choose from; then, for the lanes that carry numbers, one for the steps, one for the levels, and `dim`
+ * for the components.
  *
  * Threads: one thread at a time per object. Locks: none. */
 #ifndef KVF_FUSION_PART_H
@@ -34,6 +36,7 @@
 
 enum {
     KVF_PART_VERSION = 1,
+    KVF_SOURCES = 2, /* units' rows that a row may choose from */
     KVF_PART_HEAD_BYTES = 12,
     KVF_PART_GROUP_BYTES = 16,
     KVF_PART_STREAM_TARGET = 6144, /* bytes of a stream that end a group of layers */
@@ -46,8 +49,9 @@ typedef enum kvf_row_kind {
     KVF_ROW_SAME = 0,   /* as the unit's row predicts it, no residual */
     KVF_ROW_REFERS = 1, /* prediction and residual */
     KVF_ROW_ALONE = 2,
-    KVF_ROW_RAW = 3,  /* the engine's bytes */
-    KVF_ROW_ZERO = 4, /* all bytes zero */
+    KVF_ROW_ELSEWHERE = 3, /* in the other part of the block */
+    KVF_ROW_RAW = 4,       /* the engine's bytes */
+    KVF_ROW_ZERO = 5,      /* all bytes zero */
     KVF_ROW_KINDS
 } kvf_row_kind_t;
 
@@ -69,8 +73,16 @@ typedef struct kvf_part_plane {
     int16_t *step; /* e of the row, meaningful for REFERS and ALONE */
     int16_t *level;
     uint8_t *kind;
+    uint8_t *source; /* of SAME and REFERS */
     const uint8_t **raw; /* the bytes of RAW rows; the reader's point into its part */
 } kvf_part_plane_t;
+
+/* What is known of a plane's rows [head, rows] before it is read. */
+typedef struct kvf_part_hints {
+    const uint8_t *present;           /* [rows]: whether the part holds anything of that token; else its rows are ELSEWHERE */
+    const uint8_t *sources;            /* bit s: source s has a row that stands alone there */
+    const int16_t *step[KVF_SOURCES]; /* e of that row */
+} kvf_part_hints_t;
 
 kvf_status_t kvf_part_plane_init(kvf_part_plane_t *plane, const kvf_part_shape_t *shape, uint32_t rows) KVF_MUST_CHECK;
 void kvf_part_plane_free(kvf_part_plane_t *plane);
@@ -84,9 +96,10 @@ typedef struct kvf_part_writer kvf_part_writer_t;
 /* NULL: out of memory. `shape` is borrowed. */
 kvf_part_writer_t *kvf_part_writer_create(const kvf_part_shape_t *shape);
 void kvf_part_writer_destroy(kvf_part_writer_t *writer);
+/* Every part of a block has a row for each of its tokens. */
 void kvf_part_writer_begin(kvf_part_writer_t *writer, uint32_t rows, kvf_shape_t model, uint32_t basis_version);
-/* `predicted_step` [head, rows]: e of the unit's row, for rows that refer; NULL if none does. Errors are kept for finish. */
-void kvf_part_writer_put(kvf_part_writer_t *writer, const kvf_part_plane_t *plane, const int16_t *predicted_step);
+/* `hints` NULL: all is present and no row refers. Errors are kept for finish. */
+void kvf_part_writer_put(kvf_part_writer_t *writer, const kvf_part_plane_t *plane, const kvf_part_hints_t *hints);
 /* KVF_OK with the bytes, borrowed until the next begin; KVF_ERR_NO_MEMORY. */
 kvf_status_t kvf_part_writer_finish(kvf_part_writer_t *writer, const uint8_t **bytes, size_t *num_bytes) KVF_MUST_CHECK;
 
@@ -112,7 +125,7 @@ kvf_status_t kvf_part_reader_init(kvf_part_reader_t *reader, const kvf_part_shap
  * is reader->next_plane. */
 kvf_status_t kvf_part_reader_seek(kvf_part_reader_t *reader, uint32_t layer) KVF_MUST_CHECK;
 /* Reads the next plane into `plane`, which was made for the shape and reader->rows. KVF_ERR_CORRUPT: not what a writer makes. */
-kvf_status_t kvf_part_reader_next(kvf_part_reader_t *reader, const int16_t *predicted_step,
+kvf_status_t kvf_part_reader_next(kvf_part_reader_t *reader, const kvf_part_hints_t *hints,
                                   kvf_part_plane_t *plane) KVF_MUST_CHECK;
 
 #endif

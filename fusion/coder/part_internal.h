@@ -13,17 +13,37 @@ static inline int32_t kvf__side_class(unsigned nibble) {
 
 /* The head of a plane. */
 typedef struct kvf__plane_head {
-    unsigned kind_class, step_class, level_class;
-    int majority;
+    int kind_table, source_table;
+    int usual_kind, second_kind;
+    int usual_source;
+    unsigned step_class, level_class;
     bool some_alone;
     int level_base_refers, level_base_alone;
     const int8_t *step_base; /* [heads] */
 } kvf__plane_head_t;
 
+/* Symbols of the kinds of a plane: 0 and 1 are the two most frequent ones, the others follow in order. symbols [KVF_ROW_KINDS] by kind,
+ * kinds [KVF_CHOICES] by symbol, -1 for none. */
+static inline void kvf__kind_symbols(const kvf__plane_head_t *head, int *symbols, int *kinds) {
+    int next = 2;
+    for (int s = 0; s < KVF_CHOICES; s++) kinds[s] = -1;
+    for (int kind = 0; kind < KVF_ROW_KINDS; kind++) {
+        int symbol = kind == head->usual_kind ? 0 : kind == head->second_kind ? 1 : next++;
+        symbols[kind] = symbol;
+        kinds[symbol] = kind;
+    }
+}
+
+/* Whether a row has its source written: a choice of two. */
+static inline bool kvf__has_choice(int kind, uint8_t sources) { return kind <= KVF_ROW_REFERS && sources == 3; }
+
 /* Lanes of group `group` of a plane of `rows` rows. */
-static inline uint32_t kvf__group_lanes(uint32_t rows, uint32_t group) {
+static inline uint32_t kvf__group_lanes(const kvf_part_hints_t *hints, uint32_t rows, uint32_t group) {
     uint32_t left = rows - group * KVF_RANS_LANES;
-    return left >= KVF_RANS_LANES ? 0xffff : (1u << left) - 1;
+    uint32_t lanes = left >= KVF_RANS_LANES ? 0xffff : (1u << left) - 1;
+    for (uint32_t lane = 0; hints && lane < KVF_RANS_LANES && lanes >> lane; lane++)
+        if (!hints->present[group * KVF_RANS_LANES + lane]) lanes &= ~(1u << lane);
+    return lanes;
 }
 
 static inline int kvf__clamp_step(int e) {

@@ -83,17 +83,22 @@ kvf_status_t kvf_part_reader_seek(kvf_part_reader_t *reader, uint32_t layer) {
 
 static bool read_head(kvf_part_reader_t *reader, kvf__plane_head_t *head) {
     const uint8_t *at = reader->head;
-    if (reader->head_end - at < 4) return false;
+    if (reader->head_end - at < 5) return false;
     *head = (kvf__plane_head_t){
-        .kind_class = at[0] & 0xf,
-        .majority = at[0] >> 4 & 7,
-        .some_alone = at[0] >> 7 & 1,
-        .step_class = at[1] & 0xf,
-        .level_class = at[1] >> 4,
-        .level_base_refers = (int8_t)at[2],
-        .level_base_alone = (int8_t)at[3],
+        .kind_table = at[0] & 0xf,
+        .source_table = at[0] >> 4,
+        .usual_kind = at[1] & 7,
+        .second_kind = at[1] >> 3 & 7,
+        .usual_source = at[1] >> 6 & 1,
+        .some_alone = at[1] >> 7,
+        .step_class = at[2] & 0xf,
+        .level_class = at[2] >> 4,
+        .level_base_refers = (int8_t)at[3],
+        .level_base_alone = (int8_t)at[4],
     };
-    reader->head = at + 4;
+    if (head->usual_kind >= KVF_ROW_KINDS || head->second_kind >= KVF_ROW_KINDS || head->usual_kind == head->second_kind)
+        return false;
+    reader->head = at + 5;
     if (!head->some_alone) return true;
     if ((size_t)(reader->head_end - reader->head) < reader->shape->heads) return false;
     head->step_base = (const int8_t *)reader->head;
@@ -101,34 +106,49 @@ static bool read_head(kvf_part_reader_t *reader, kvf__plane_head_t *head) {
     return true;
 }
 
-static void decode_side(kvf_part_reader_t *reader, unsigned nibble, uint32_t lanes, float *values) {
+static void decode_step(kvf_part_reader_t *reader, const kvf_model_t *model, int32_t class, uint32_t lanes, float *values) {
     static const int32_t no_shift[KVF_RANS_LANES] = {0};
-    int32_t class = kvf__side_class(nibble);
-    kvf_kernels()->rans_decode_rows(&reader->stream, &reader->model->rans, &class, no_shift, lanes, 1, values);
+    kvf_kernels()->rans_decode_rows(&reader->stream, &model->rans, &class, no_shift, lanes, 1, values);
 }
 
 typedef struct group_lanes {
     uint32_t refers, alone;
 } group_lanes_t;
 
-/* Kinds of a group's rows, and the bytes of raw ones. */
-static bool read_kinds(kvf_part_reader_t *reader, const kvf__plane_head_t *head, const int16_t *predicted_step,
+/* What a row of that kind must have: something to refer to, a head that says where it stands, its bytes. */
+static bool is_kind_sound(kvf_part_reader_t *reader, const kvf__plane_head_t *head, int kind, uint8_t sources) {
+    if (kind < 0) return false;
+    if (kind <= KVF_ROW_REFERS) return sources != 0;
+    if (kind == KVF_ROW_ALONE) return head->some_alone;
+    return kind != KVF_ROW_RAW || (size_t)(reader->raw_end - reader->raw) >= reader->shape->row_bytes;
+}
+
+/* Kinds and sources of a group's rows, and the bytes of raw ones. */
+static bool read_kinds(kvf_part_reader_t *reader, const kvf__plane_head_t *head, const kvf_part_hints_t *hints,
                        kvf_part_plane_t *plane, size_t first, uint32_t lanes, group_lanes_t *out) {
-    float kinds[KVF_RANS_LANES];
-    decode_side(reader, head->kind_class, lanes, kinds);
+    float kind_symbols[KVF_RANS_LANES], sources[KVF_RANS_LANES] = {0};
+    int symbols[KVF_ROW_KINDS], kinds[KVF_CHOICES];
+    uint32_t chooses = 0;
+    kvf__kind_symbols(head, symbols, kinds);
+    decode_step(reader, kvf_choice_model(), head->kind_table, lanes, kind_symbols);
     for (unsigned lane = 0; lane < KVF_RANS_LANES && lanes >> lane; lane++) {
-        int kind = (int)kinds[lane] + head->majority;
-        if (kind < 0 || kind >= KVF_ROW_KINDS) return false;
-        if (kind <= KVF_ROW_REFERS && !predicted_step) return false;
-        if (kind == KVF_ROW_ALONE && !head->some_alone) return false;
+        if (!(lanes >> lane & 1)) continue;
+        int kind = kinds[(int)kind_symbols[lane] & (KVF_CHOICES - 1)];
+        uint8_t has = hints ? hints->sources[first + lane] : 0;
+        if (!is_kind_sound(reader, head, kind, has)) return false;
         plane->kind[first + lane] = (uint8_t)kind;
+        plane->source[first + lane] = has == 2;
+        if (kvf__has_choice(kind, has)) chooses |= 1u << lane;
         if (kind == KVF_ROW_REFERS) out->refers |= 1u << lane;
         if (kind == KVF_ROW_ALONE) out->alone |= 1u << lane;
         if (kind != KVF_ROW_RAW) continue;
-        if ((size_t)(reader->raw_end - reader->raw) < reader->shape->row_bytes) return false;
         plane->raw[first + lane] = reader->raw;
         reader->raw += reader->shape->row_bytes;
     }
+    if (!chooses) return true;
+    decode_step(reader, kvf_choice_model(), head->source_table, chooses, sources);
+    for (unsigned lane = 0; lane < KVF_RANS_LANES; lane++)
+        if (chooses >> lane & 1) plane->source[first + lane] = ((int)sources[lane] ^ head->usual_source) & 1;
     return true;
 }
 
@@ -138,14 +158,16 @@ static void decode_components(kvf_part_reader_t *reader, const int32_t *classes,
                                     q);
 }
 
-static kvf_status_t read_group(kvf_part_reader_t *reader, const kvf__plane_head_t *head, const int16_t *predicted_step,
+static kvf_status_t read_group(kvf_part_reader_t *reader, const kvf__plane_head_t *head, const kvf_part_hints_t *hints,
                                kvf_part_plane_t *plane, uint32_t h, uint32_t group) {
     const kvf_part_shape_t *shape = reader->shape;
     size_t first = (size_t)h * plane->rows + group * KVF_RANS_LANES;
+    uint32_t present = kvf__group_lanes(hints, plane->rows, group);
     float *q = kvf_part_plane_q(plane, shape->dim, h, group);
     group_lanes_t lanes = {0};
-    if (!read_kinds(reader, head, predicted_step, plane, first, kvf__group_lanes(plane->rows, group), &lanes))
-        return KVF_ERR_CORRUPT;
+    for (uint32_t r = group * KVF_RANS_LANES; r < plane->rows && r < (group + 1) * KVF_RANS_LANES; r++)
+        plane->kind[(size_t)h * plane->rows + r] = KVF_ROW_ELSEWHERE;
+    if (present && !read_kinds(reader, head, hints, plane, first, present, &lanes)) return KVF_ERR_CORRUPT;
     uint32_t coded = lanes.refers | lanes.alone;
     if (!coded) {
         memset(q, 0, shape->dim * KVF_RANS_LANES * sizeof(float));
@@ -153,12 +175,13 @@ static kvf_status_t read_group(kvf_part_reader_t *reader, const kvf__plane_head_
     }
     float steps[KVF_RANS_LANES], level_deltas[KVF_RANS_LANES];
     int32_t levels[KVF_RANS_LANES] = {0};
-    decode_side(reader, head->step_class, coded, steps);
-    decode_side(reader, head->level_class, coded, level_deltas);
+    decode_step(reader, reader->model, kvf__side_class(head->step_class), coded, steps);
+    decode_step(reader, reader->model, kvf__side_class(head->level_class), coded, level_deltas);
     for (unsigned lane = 0; lane < KVF_RANS_LANES && coded >> lane; lane++) {
         if (!(coded >> lane & 1)) continue;
         bool alone = lanes.alone >> lane & 1;
-        int base = alone ? head->step_base[h] * KVF__STEP_BASE_UNIT : predicted_step[first + lane];
+        int base = alone ? head->step_base[h] * KVF__STEP_BASE_UNIT
+                         : hints->step[plane->source[first + lane]][first + lane];
         plane->step[first + lane] = (int16_t)kvf__clamp_step(base + (int)steps[lane]);
         levels[lane] = (int)level_deltas[lane] + (alone ? head->level_base_alone : head->level_base_refers);
         plane->level[first + lane] = (int16_t)levels[lane];
@@ -177,7 +200,7 @@ static kvf_status_t read_group(kvf_part_reader_t *reader, const kvf__plane_head_
     return KVF_OK;
 }
 
-kvf_status_t kvf_part_reader_next(kvf_part_reader_t *reader, const int16_t *predicted_step, kvf_part_plane_t *plane) {
+kvf_status_t kvf_part_reader_next(kvf_part_reader_t *reader, const kvf_part_hints_t *hints, kvf_part_plane_t *plane) {
     kvf__plane_head_t head;
     if (plane->rows != reader->rows) return KVF_ERR_INVALID;
     if (reader->next_plane == reader->group_end_plane) {
@@ -189,7 +212,7 @@ kvf_status_t kvf_part_reader_next(kvf_part_reader_t *reader, const int16_t *pred
     if (!read_head(reader, &head)) return KVF_ERR_CORRUPT;
     for (uint32_t h = 0; h < reader->shape->heads; h++)
         for (uint32_t group = 0; group < plane->groups; group++) {
-            kvf_status_t status = read_group(reader, &head, predicted_step, plane, h, group);
+            kvf_status_t status = read_group(reader, &head, hints, plane, h, group);
             if (status) return status;
         }
     reader->next_plane++;

@@ -89,20 +89,35 @@ static int clamp_int8(long value) { return value < -127 ? -127 : value > 127 ? 1
 
 static long rounded_mean(double sum, size_t count) { return count ? lround(sum / (double)count) : 0; }
 
-static void choose_majority(const kvf_part_plane_t *plane, size_t rows, kvf__plane_head_t *head) {
-    size_t count[KVF_ROW_KINDS] = {0};
-    for (size_t i = 0; i < rows; i++) count[plane->kind[i]]++;
+static void choose_kinds(const kvf_part_plane_t *plane, const kvf_part_hints_t *hints, uint32_t heads,
+                         kvf__plane_head_t *head) {
+    size_t count[KVF_ROW_KINDS] = {0}, by_symbol[KVF_CHOICES] = {0}, by_source[KVF_CHOICES] = {0};
+    int symbols[KVF_ROW_KINDS], kinds[KVF_CHOICES];
+    for (size_t i = 0; i < (size_t)heads * plane->rows; i++) {
+        if (hints && !hints->present[i % plane->rows]) continue;
+        count[plane->kind[i]]++;
+        if (hints && kvf__has_choice(plane->kind[i], hints->sources[i])) by_source[plane->source[i]]++;
+    }
+    for (int kind = 1; kind < KVF_ROW_KINDS; kind++)
+        if (count[kind] > count[head->usual_kind]) head->usual_kind = kind;
+    head->second_kind = head->usual_kind ? 0 : 1;
     for (int kind = 0; kind < KVF_ROW_KINDS; kind++)
-        if (count[kind] > count[head->majority]) head->majority = kind;
-    double squares = 0;
-    for (int kind = 0; kind < KVF_ROW_KINDS; kind++)
-        squares += (double)count[kind] * (kind - head->majority) * (kind - head->majority);
-    head->kind_class = side_class_of(squares, rows);
+        if (kind != head->usual_kind && count[kind] > count[head->second_kind]) head->second_kind = kind;
+    kvf__kind_symbols(head, symbols, kinds);
+    for (int kind = 0; kind < KVF_ROW_KINDS; kind++) by_symbol[symbols[kind]] = count[kind];
+    head->kind_table = kvf_choice_table(by_symbol);
+    head->usual_source = by_source[1] > by_source[0];
+    if (head->usual_source) {
+        size_t swap = by_source[0];
+        by_source[0] = by_source[1];
+        by_source[1] = swap;
+    }
+    head->source_table = kvf_choice_table(by_source);
     head->some_alone = count[KVF_ROW_ALONE] > 0;
 }
 
 /* Bases are means; classes come of what is left. step_base [heads]. */
-static void choose_bases(const kvf_part_shape_t *shape, const kvf_part_plane_t *plane, const int16_t *predicted_step,
+static void choose_bases(const kvf_part_shape_t *shape, const kvf_part_plane_t *plane, const kvf_part_hints_t *hints,
                          kvf__plane_head_t *head, int8_t *step_base) {
     double level_sum[2] = {0}, step_squares = 0, level_squares = 0;
     size_t level_count[2] = {0};
@@ -127,7 +142,7 @@ static void choose_bases(const kvf_part_shape_t *shape, const kvf_part_plane_t *
     for (size_t i = 0; i < (size_t)shape->heads * plane->rows; i++) {
         int alone = plane->kind[i] == KVF_ROW_ALONE;
         if (plane->kind[i] != KVF_ROW_REFERS && !alone) continue;
-        int base = alone ? step_base[i / plane->rows] * KVF__STEP_BASE_UNIT : predicted_step[i];
+        int base = alone ? step_base[i / plane->rows] * KVF__STEP_BASE_UNIT : hints->step[plane->source[i]][i];
         int level_base = alone ? head->level_base_alone : head->level_base_refers;
         step_squares += (double)(plane->step[i] - base) * (plane->step[i] - base);
         level_squares += (double)(plane->level[i] - level_base) * (plane->level[i] - level_base);
@@ -138,8 +153,9 @@ static void choose_bases(const kvf_part_shape_t *shape, const kvf_part_plane_t *
 }
 
 static void write_head(kvf_part_writer_t *writer, const kvf__plane_head_t *head) {
-    uint8_t fixed[4] = {
-        (uint8_t)(head->kind_class | (unsigned)head->majority << 4 | (unsigned)head->some_alone << 7),
+    uint8_t fixed[5] = {
+        (uint8_t)(head->kind_table | head->source_table << 4),
+        (uint8_t)(head->usual_kind | head->second_kind << 3 | head->usual_source << 6 | head->some_alone << 7),
         (uint8_t)(head->step_class | head->level_class << 4),
         (uint8_t)(int8_t)head->level_base_refers,
         (uint8_t)(int8_t)head->level_base_alone,
@@ -150,50 +166,71 @@ static void write_head(kvf_part_writer_t *writer, const kvf__plane_head_t *head)
 
 /* ---- the rows ---- */
 
-static void put(kvf_part_writer_t *writer, unsigned set, int32_t class, const int32_t *shifts, uint32_t lanes,
-                const float *q) {
-    writer->cost += kvf_model_put_step(writer->model, &writer->encoder, set, class, shifts, lanes, q);
+static void put(kvf_part_writer_t *writer, const kvf_model_t *model, unsigned set, int32_t class, const int32_t *shifts,
+                uint32_t lanes, const float *q) {
+    writer->cost += kvf_model_put_step(model, &writer->encoder, set, class, shifts, lanes, q);
 }
 
 static void put_components(kvf_part_writer_t *writer, const int32_t *classes, const int32_t *levels, uint32_t lanes,
                            const float *q) {
     for (uint32_t i = 0; lanes && i < writer->shape->dim; i++)
-        put(writer, i & 1, classes[i], levels, lanes, q + (size_t)i * KVF_RANS_LANES);
+        put(writer, writer->model, i & 1, classes[i], levels, lanes, q + (size_t)i * KVF_RANS_LANES);
+}
+
+/* The numbers of a group beside its components, by lane. */
+typedef struct side {
+    uint32_t lanes, chooses, refers, alone;
+    float kind[KVF_RANS_LANES], source[KVF_RANS_LANES], step[KVF_RANS_LANES], level[KVF_RANS_LANES];
+    int32_t levels[KVF_RANS_LANES];
+} side_t;
+
+static void collect(kvf_part_writer_t *writer, const kvf_part_plane_t *plane, const kvf__plane_head_t *head,
+                    const kvf_part_hints_t *hints, uint32_t h, uint32_t group, side_t *side) {
+    int symbols[KVF_ROW_KINDS], kinds[KVF_CHOICES];
+    kvf__kind_symbols(head, symbols, kinds);
+    side->lanes = kvf__group_lanes(hints, plane->rows, group);
+    for (unsigned lane = 0; lane < KVF_RANS_LANES && side->lanes >> lane; lane++) {
+        if (!(side->lanes >> lane & 1)) continue;
+        size_t i = (size_t)h * plane->rows + group * KVF_RANS_LANES + lane;
+        uint8_t kind = plane->kind[i], source = plane->source[i];
+        side->kind[lane] = (float)symbols[kind];
+        side->levels[lane] = plane->level[i];
+        if (kind == KVF_ROW_RAW) add(writer, &writer->raw, plane->raw[i], writer->shape->row_bytes);
+        if (hints && kvf__has_choice(kind, hints->sources[i])) {
+            side->chooses |= 1u << lane;
+            side->source[lane] = (float)(source ^ head->usual_source);
+        }
+        if (kind == KVF_ROW_REFERS) {
+            side->refers |= 1u << lane;
+            side->step[lane] = (float)(plane->step[i] - hints->step[source][i]);
+            side->level[lane] = (float)(plane->level[i] - head->level_base_refers);
+        }
+        if (kind == KVF_ROW_ALONE) {
+            side->alone |= 1u << lane;
+            side->step[lane] = (float)(plane->step[i] - head->step_base[h] * KVF__STEP_BASE_UNIT);
+            side->level[lane] = (float)(plane->level[i] - head->level_base_alone);
+        }
+    }
 }
 
 static void put_group(kvf_part_writer_t *writer, const kvf_part_plane_t *plane, const kvf__plane_head_t *head,
-                      const int16_t *predicted_step, uint32_t h, uint32_t group) {
+                      const kvf_part_hints_t *hints, uint32_t h, uint32_t group) {
     const kvf_part_shape_t *shape = writer->shape;
     static const int32_t no_shift[KVF_RANS_LANES] = {0};
-    float kind[KVF_RANS_LANES] = {0}, step[KVF_RANS_LANES] = {0}, level[KVF_RANS_LANES] = {0};
-    int32_t levels[KVF_RANS_LANES] = {0};
-    uint32_t lanes = kvf__group_lanes(plane->rows, group), refers = 0, alone = 0;
-    for (unsigned lane = 0; lane < KVF_RANS_LANES && lanes >> lane; lane++) {
-        size_t i = (size_t)h * plane->rows + group * KVF_RANS_LANES + lane;
-        kind[lane] = (float)(plane->kind[i] - head->majority);
-        levels[lane] = plane->level[i];
-        if (plane->kind[i] == KVF_ROW_RAW) add(writer, &writer->raw, plane->raw[i], shape->row_bytes);
-        if (plane->kind[i] == KVF_ROW_REFERS) {
-            refers |= 1u << lane;
-            step[lane] = (float)(plane->step[i] - predicted_step[i]);
-            level[lane] = (float)(plane->level[i] - head->level_base_refers);
-        }
-        if (plane->kind[i] == KVF_ROW_ALONE) {
-            alone |= 1u << lane;
-            step[lane] = (float)(plane->step[i] - head->step_base[h] * KVF__STEP_BASE_UNIT);
-            level[lane] = (float)(plane->level[i] - head->level_base_alone);
-        }
-    }
-    size_t room = (size_t)(3 + 2 * shape->dim) * KVF_STEP_OPS_MAX;
+    side_t side = {0};
+    collect(writer, plane, head, hints, h, group, &side);
+    size_t room = (size_t)(4 + 2 * shape->dim) * KVF_STEP_OPS_MAX;
     if (!kvf_rans_encoder_reserve(&writer->encoder, room)) return;
-    put(writer, 0, kvf__side_class(head->kind_class), no_shift, lanes, kind);
-    if (!(refers | alone)) return;
-    put(writer, 0, kvf__side_class(head->step_class), no_shift, refers | alone, step);
-    put(writer, 0, kvf__side_class(head->level_class), no_shift, refers | alone, level);
+    put(writer, kvf_choice_model(), 0, head->kind_table, no_shift, side.lanes, side.kind);
+    if (side.chooses) put(writer, kvf_choice_model(), 0, head->source_table, no_shift, side.chooses, side.source);
+    uint32_t coded = side.refers | side.alone;
+    if (!coded) return;
+    put(writer, writer->model, 0, kvf__side_class(head->step_class), no_shift, coded, side.step);
+    put(writer, writer->model, 0, kvf__side_class(head->level_class), no_shift, coded, side.level);
     const float *q = kvf_part_plane_q(plane, shape->dim, h, group);
     size_t at = ((size_t)writer->next_plane * shape->heads + h) * shape->dim;
-    put_components(writer, shape->classes_refers + at, levels, refers, q);
-    put_components(writer, shape->classes_alone + at, levels, alone, q);
+    put_components(writer, shape->classes_refers + at, side.levels, side.refers, q);
+    put_components(writer, shape->classes_alone + at, side.levels, side.alone, q);
 }
 
 /* ---- groups of layers ---- */
@@ -217,7 +254,7 @@ static void close_group(kvf_part_writer_t *writer) {
     kvf_rans_encoder_reset(&writer->encoder);
 }
 
-void kvf_part_writer_put(kvf_part_writer_t *writer, const kvf_part_plane_t *plane, const int16_t *predicted_step) {
+void kvf_part_writer_put(kvf_part_writer_t *writer, const kvf_part_plane_t *plane, const kvf_part_hints_t *hints) {
     const kvf_part_shape_t *shape = writer->shape;
     uint32_t planes = shape->layers * shape->planes;
     if (writer->is_failed || writer->next_plane >= planes) return;
@@ -228,12 +265,12 @@ void kvf_part_writer_put(kvf_part_writer_t *writer, const kvf_part_plane_t *plan
     }
     kvf__plane_head_t head = {0};
     int8_t step_base[128]; /* KVF_KV_HEADS_MAX */
-    choose_majority(plane, (size_t)shape->heads * plane->rows, &head);
-    choose_bases(shape, plane, predicted_step, &head, step_base);
+    choose_kinds(plane, hints, shape->heads, &head);
+    choose_bases(shape, plane, hints, &head, step_base);
     write_head(writer, &head);
     for (uint32_t h = 0; h < shape->heads; h++)
         for (uint32_t group = 0; group < plane->groups; group++)
-            put_group(writer, plane, &head, predicted_step, h, group);
+            put_group(writer, plane, &head, hints, h, group);
     writer->next_plane++;
     bool is_layer = writer->next_plane % shape->planes == 0;
     bool is_full = writer->cost / 8 / KVF_COST_ONE_BIT >= KVF_PART_STREAM_TARGET;

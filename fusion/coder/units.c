@@ -1,17 +1,28 @@
 /* units.c - see units.h. */
 #include "fusion/coder/units.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { LANES = KVF_RANS_LANES };
 
-void kvf__units_init(kvf__units_t *units, const kvf_codec_t *codec) {
+kvf_status_t kvf__units_init(kvf__units_t *units, const kvf_codec_t *codec) {
+    size_t rows = (size_t)codec->shape.heads * codec->layout->block_tokens;
     memset(units, 0, sizeof(*units));
     units->codec = codec;
+    units->sources = calloc(rows, sizeof(*units->sources));
+    bool is_made = units->sources != NULL;
+    for (int s = 0; s < KVF_SOURCES; s++) {
+        units->step[s] = calloc(rows, sizeof(*units->step[s]));
+        is_made &= units->step[s] != NULL;
+    }
+    return is_made ? KVF_OK : KVF_ERR_NO_MEMORY;
 }
 
 void kvf__units_free(kvf__units_t *units) {
-    for (int i = 0; i < KVF_SPANS_MAX; i++) kvf_part_plane_free(&units->plane[i]);
+    for (int i = 0; i < KVF__UNITS_MAX; i++) kvf_part_plane_free(&units->plane[i]);
+    free(units->sources);
+    for (int s = 0; s < KVF_SOURCES; s++) free(units->step[s]);
 }
 
 void kvf__units_clear(kvf__units_t *units) { units->count = 0; }
@@ -27,7 +38,7 @@ kvf_status_t kvf__units_add(kvf__units_t *units, uint64_t id, uint32_t rows, kvf
     uint32_t i = units->count;
     kvf_unit_bytes_t bytes;
     kvf_part_reader_t *reader = &units->reader[i];
-    if (i == KVF_SPANS_MAX) return KVF_ERR_TOO_LARGE;
+    if (i == KVF__UNITS_MAX) return KVF_ERR_TOO_LARGE;
     if (!find(arg, id, &bytes)) return KVF_ERR_NOT_FOUND;
     kvf_status_t status = kvf_part_reader_init(reader, shape, bytes.bytes, bytes.num_bytes);
     if (status) return status;
@@ -58,67 +69,81 @@ kvf_status_t kvf__units_seek(kvf__units_t *units, uint32_t layer) {
     return status;
 }
 
-kvf_status_t kvf__units_next(kvf__units_t *units) {
-    const kvf_part_shape_t *shape = &units->codec->shape;
-    for (uint32_t i = 0; i < units->count; i++) {
-        kvf_status_t status = kvf_part_reader_next(&units->reader[i], NULL, &units->plane[i]);
-        if (status) return status;
-        kvf__plane_dequantise(&units->plane[i], shape->heads, shape->dim);
-    }
-    return KVF_OK;
-}
-
-void kvf__plane_dequantise(const kvf_part_plane_t *plane, uint32_t heads, uint32_t dim) {
+/* ẑ of the rows of a plane, in place of q. */
+static void dequantise(const kvf_part_plane_t *plane, uint32_t heads, uint32_t dim) {
     for (uint32_t h = 0; h < heads; h++)
         for (uint32_t g = 0; g < plane->groups; g++) {
             float step[LANES] = {0};
             for (uint32_t r = g * LANES; r < plane->rows && r < (g + 1) * LANES; r++)
-                step[r % LANES] = kvf_step_value(plane->step[(size_t)h * plane->rows + r]);
+                if (plane->kind[(size_t)h * plane->rows + r] == KVF_ROW_ALONE)
+                    step[r % LANES] = kvf_step_value(plane->step[(size_t)h * plane->rows + r]);
             float *q = kvf_part_plane_q(plane, dim, h, g);
             kvf_kernels()->dequantise(q, q, step, NULL, dim);
         }
 }
 
-void kvf__units_steps(const kvf__units_t *units, const kvf__map_t *map, const uint8_t *unit_of, uint32_t heads,
-                      int16_t *out) {
-    for (uint32_t h = 0; h < heads; h++)
-        for (uint32_t r = 0; r < map->refer_rows; r++) {
-            uint32_t token = map->refer_token[r];
-            int16_t *step = &out[(size_t)h * map->refer_rows + r];
-            *step = 0;
-            if (map->span[token] < 0) continue;
-            const kvf_part_plane_t *plane = &units->plane[unit_of[map->span[token]]];
-            size_t at = (size_t)h * plane->rows + map->unit_row[token];
-            if (plane->kind[at] == KVF_ROW_ALONE) *step = plane->step[at];
+/* Where the row of `source` for a token's head stands, if it stands alone in its unit; NULL: there is none. */
+static const kvf_part_plane_t *row_of(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head,
+                                      uint32_t token, size_t *at) {
+    int8_t span = map->span[source][token];
+    if (span < 0) return NULL;
+    const kvf_part_plane_t *plane = &units->plane[units->unit_of[span]];
+    *at = (size_t)head * plane->rows + map->unit_row[source][token];
+    return plane->kind[*at] == KVF_ROW_ALONE ? plane : NULL;
+}
+
+static void set_hints(kvf__units_t *units, const kvf__map_t *map) {
+    for (uint32_t h = 0; h < units->codec->shape.heads; h++)
+        for (uint32_t t = 0; t < map->tokens; t++) {
+            size_t i = (size_t)h * map->tokens + t, at;
+            units->sources[i] = 0;
+            for (unsigned s = 0; s < KVF_SOURCES; s++) {
+                const kvf_part_plane_t *plane = row_of(units, map, s, h, t, &at);
+                units->step[s][i] = plane ? plane->step[at] : 0;
+                if (plane) units->sources[i] |= (uint8_t)(1 << s);
+            }
         }
 }
 
-uint32_t kvf__units_predict(const kvf__units_t *units, const kvf__map_t *map, const uint8_t *unit_of, uint32_t head,
-                            uint32_t group, float *p) {
+kvf_status_t kvf__units_next(kvf__units_t *units, const kvf__map_t *map) {
     const kvf_part_shape_t *shape = &units->codec->shape;
-    uint32_t first = group * LANES, predicted = 0, todo = 0;
-    memset(p, 0, (size_t)shape->dim * LANES * sizeof(*p));
-    for (uint32_t lane = 0; lane < LANES && first + lane < map->tokens; lane++) {
-        int8_t span = map->span[first + lane];
-        if (span < 0) continue;
-        const kvf_part_plane_t *plane = &units->plane[unit_of[span]];
-        if (plane->kind[(size_t)head * plane->rows + map->unit_row[first + lane]] == KVF_ROW_ALONE) todo |= 1u << lane;
+    for (uint32_t i = 0; i < units->count; i++) {
+        kvf_status_t status = kvf_part_reader_next(&units->reader[i], NULL, &units->plane[i]);
+        if (status) return status;
+        dequantise(&units->plane[i], shape->heads, shape->dim);
     }
-    predicted = todo;
-    while (todo) { /* lanes that lie in the same group of the same unit, together */
-        uint32_t lead = (uint32_t)__builtin_ctz(todo), lanes = 0;
-        uint8_t unit = unit_of[map->span[first + lead]];
-        uint32_t unit_group = map->unit_row[first + lead] / LANES;
+    set_hints(units, map);
+    return KVF_OK;
+}
+
+kvf_part_hints_t kvf__units_hints(const kvf__units_t *units, const kvf__map_t *map) {
+    return (kvf_part_hints_t){map->present, units->sources, {units->step[0], units->step[1]}};
+}
+
+uint32_t kvf__units_lanes(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head,
+                          uint32_t group) {
+    uint32_t lanes = 0, first = group * LANES;
+    for (uint32_t lane = 0; lane < LANES && first + lane < map->tokens; lane++)
+        lanes |= (uint32_t)(units->sources[(size_t)head * map->tokens + first + lane] >> source & 1) << lane;
+    return lanes;
+}
+
+void kvf__units_predict(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head, uint32_t group,
+                        uint32_t lanes, float *p) {
+    uint32_t first = group * LANES, dim = units->codec->shape.dim;
+    while (lanes) { /* those that lie in the same group of the same unit, together */
+        uint32_t lead = first + (uint32_t)__builtin_ctz(lanes), now = 0;
+        uint8_t unit = units->unit_of[map->span[source][lead]];
+        uint32_t unit_group = map->unit_row[source][lead] / LANES;
         int32_t from[LANES] = {0};
-        for (uint32_t lane = lead; lane < LANES; lane++) {
-            if (!(todo >> lane & 1)) continue;
-            if (unit_of[map->span[first + lane]] != unit || map->unit_row[first + lane] / LANES != unit_group) continue;
-            from[lane] = map->unit_row[first + lane] % LANES;
-            lanes |= 1u << lane;
+        for (uint32_t lane = 0; lane < LANES; lane++) {
+            if (!(lanes >> lane & 1) || units->unit_of[map->span[source][first + lane]] != unit) continue;
+            uint32_t row = map->unit_row[source][first + lane];
+            if (row / LANES != unit_group) continue;
+            from[lane] = (int32_t)(row % LANES);
+            now |= 1u << lane;
         }
-        kvf_kernels()->move_lanes(p, kvf_part_plane_q(&units->plane[unit], shape->dim, head, unit_group), from, lanes,
-                                  shape->dim);
-        todo &= ~lanes;
+        kvf_kernels()->move_lanes(p, kvf_part_plane_q(&units->plane[unit], dim, head, unit_group), from, now, dim);
+        lanes &= ~now;
     }
-    return predicted;
 }

@@ -4,32 +4,39 @@
 
 #include "fusion/coder/map.h"
 
+enum { KVF__UNITS_MAX = KVF_SPANS_MAX + 1 }; /* and the block's own */
+
 typedef struct kvf__units {
     const kvf_codec_t *codec;
     uint32_t count;
-    uint64_t id[KVF_SPANS_MAX]; /* each unit once */
-    kvf_part_reader_t reader[KVF_SPANS_MAX];
-    kvf_part_plane_t plane[KVF_SPANS_MAX]; /* q becomes ẑ = q × step, [head, group, dim, 16] */
-    uint32_t made_rows[KVF_SPANS_MAX];     /* what the plane's buffers were made for */
+    uint64_t id[KVF__UNITS_MAX]; /* each unit once */
+    kvf_part_reader_t reader[KVF__UNITS_MAX];
+    kvf_part_plane_t plane[KVF__UNITS_MAX]; /* q becomes ẑ = q × step, [head, group, dim, 16] */
+    uint32_t made_rows[KVF__UNITS_MAX];     /* what the plane's buffers were made for */
+    uint8_t unit_of[KVF_SPANS_MAX];         /* of a span */
+    /* hints for the current plane [head, token] */
+    uint8_t *sources;
+    int16_t *step[KVF_SOURCES];
 } kvf__units_t;
 
-void kvf__units_init(kvf__units_t *units, const kvf_codec_t *codec);
+kvf_status_t kvf__units_init(kvf__units_t *units, const kvf_codec_t *codec) KVF_MUST_CHECK;
 void kvf__units_free(kvf__units_t *units);
-/* Opens the unit `id`; sets *index to its place. KVF_ERR_NOT_FOUND: not there, of another basis, or fewer than `rows` rows. */
+
 void kvf__units_clear(kvf__units_t *units);
+/* Opens the unit `id`; sets *index to its place. KVF_ERR_NOT_FOUND: not there, of another basis, or fewer than `rows` rows. */
 kvf_status_t kvf__units_add(kvf__units_t *units, uint64_t id, uint32_t rows, kvf_unit_find_fn find, void *arg,
                             uint32_t *index) KVF_MUST_CHECK;
+/* Before the first plane of `layer`. */
 kvf_status_t kvf__units_seek(kvf__units_t *units, uint32_t layer) KVF_MUST_CHECK;
-/* Reads the next plane of every unit. */
-kvf_status_t kvf__units_next(kvf__units_t *units) KVF_MUST_CHECK;
+/* Reads the next plane of every unit, and sets the hints for the block's. */
+kvf_status_t kvf__units_next(kvf__units_t *units, const kvf__map_t *map) KVF_MUST_CHECK;
+kvf_part_hints_t kvf__units_hints(const kvf__units_t *units, const kvf__map_t *map);
 
-/* ẑ of rows of a plane, in place of q. */
-void kvf__plane_dequantise(const kvf_part_plane_t *plane, uint32_t heads, uint32_t dim);
-/* Steps e that the units' rows predict for the rows of a record's part: out [head, refer row]. `unit_of` maps spans to units. */
-void kvf__units_steps(const kvf__units_t *units, const kvf__map_t *map, const uint8_t *unit_of, uint32_t heads,
-                      int16_t *out);
-/* Prediction for 16 tokens from 16 × group on: p [dim, 16], 0 without a span. Returns the lanes whose unit row stands alone. */
-uint32_t kvf__units_predict(const kvf__units_t *units, const kvf__map_t *map, const uint8_t *unit_of, uint32_t head,
-                            uint32_t group, float *p);
+/* Prediction of 16 tokens from 16 × group on by `source`: p [dim, 16] on the lanes of `lanes`, others stay. */
+void kvf__units_predict(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head, uint32_t group,
+                        uint32_t lanes, float *p);
+/* The lanes for which `source` has a row. */
+uint32_t kvf__units_lanes(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head,
+                          uint32_t group);
 
 #endif

@@ -28,45 +28,50 @@ static void drop_short_runs(kvf_run_candidate_t *candidates, uint32_t rows, uint
         }
 }
 
+/* Takes the unit that a row's first source refers to out of its candidates: the second one is another. */
+static void drop_chosen(kvf_run_candidate_t *candidates, const kvf_run_span_t *spans, uint32_t num_spans) {
+    for (uint32_t i = 0; i < num_spans; i++)
+        for (uint32_t r = spans[i].row; r < (uint32_t)spans[i].row + spans[i].rows; r++)
+            for (uint32_t k = 0; k < KVF_RUN_CANDIDATES; k++) {
+                kvf_run_candidate_t *candidate = &candidates[r * KVF_RUN_CANDIDATES + k];
+                if (candidate->unit == spans[i].unit) candidate->unit = KVF_UNIT_NONE;
+            }
+}
+
 static kvf_status_t find_spans(kvf_pool_t *pool, const kvf__block_t *block, kvf_span_t *spans, uint32_t *num_spans) {
     kvf_run_candidate_t candidates[KVF_BLOCK_TOKENS_MAX * KVF_RUN_CANDIDATES];
     kvf_run_span_t runs[KVF_RUN_SPANS];
     uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, block, context);
     *num_spans = 0;
     if (!block->token_ids) return KVF_OK;
-    kvf_status_t status = kvf_runs_find(pool->runs, block->token_ids, block->tokens, context, num_context, candidates);
+    kvf_status_t status =
+        kvf_runs_find(pool->runs, block->token_ids, block->tokens, context, num_context, candidates);
     if (status) return status;
     drop_short_runs(candidates, block->tokens, pool->options.run_tokens_min);
-    uint32_t count = kvf_run_spans(candidates, block->tokens, runs);
-    for (uint32_t i = 0; i < count; i++) {
-        const kvf__unit_t *unit = &pool->units[runs[i].unit];
-        spans[(*num_spans)++] = (kvf_span_t){(uint64_t)unit->generation << 32 | (runs[i].unit + 1), runs[i].row,
-                                             runs[i].rows, runs[i].unit_row};
+    for (uint16_t source = 0; source < KVF_SOURCES; source++) {
+        uint32_t count = kvf_run_spans(candidates, block->tokens, runs);
+        for (uint32_t i = 0; i < count && *num_spans < KVF_SPANS_MAX; i++) {
+            const kvf__unit_t *unit = &pool->units[runs[i].unit];
+            spans[(*num_spans)++] = (kvf_span_t){(uint64_t)unit->generation << 32 | (runs[i].unit + 1), runs[i].row,
+                                                 runs[i].rows, runs[i].unit_row, source};
+        }
+        drop_chosen(candidates, runs, count);
     }
     return KVF_OK;
 }
 
-/* Enters the rows of a new unit: the tokens of the block that it holds. */
+/* Enters the rows of a new unit: one for each token of the block. */
 static kvf_status_t enter_unit(kvf_pool_t *pool, const kvf__block_t *block, const kvf_record_info_t *info) {
-    uint32_t tokens[KVF_BLOCK_TOKENS_MAX], rows = 0, context[KVF_RUN_CONTEXT_KEPT];
-    uint32_t num_context = context_of(pool, block, context);
+    uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, block, context), before = KVF_UNIT_NONE;
     if (!block->token_ids) return KVF_OK;
-    for (uint32_t t = 0; t < block->tokens; t++)
-        if (info->own_tokens[t / 8] >> t % 8 & 1) {
-            if (!rows && t) num_context = 0;
-            tokens[rows++] = block->token_ids[t];
-        }
     const kvf__block_t *previous = kvf__block_find(pool, block->previous);
-    uint32_t before = KVF_UNIT_NONE;
     kvf_record_info_t previous_info;
-    if (previous && !previous->is_staged && num_context &&
-        !kvf_record_read(previous->record.bytes, previous->record.num_bytes, pool->layout->block_tokens,
-                         &previous_info) &&
-        previous_info.own_unit &&
-        previous_info.own_tokens[(previous->tokens - 1) / 8] >> (previous->tokens - 1) % 8 & 1)
+    if (previous && !previous->is_staged && previous->token_ids &&
+        !kvf_record_read(previous->record.bytes, previous->record.num_bytes, pool->layout->block_tokens, &previous_info) &&
+        previous_info.own_unit)
         before = (uint32_t)previous_info.own_unit - 1;
-    kvf_status_t status =
-        kvf_runs_insert(pool->runs, (uint32_t)info->own_unit - 1, tokens, rows, context, num_context, before);
+    kvf_status_t status = kvf_runs_insert(pool->runs, (uint32_t)info->own_unit - 1, block->token_ids, block->tokens, context,
+                                          num_context, before);
     return status == KVF_EXISTS ? KVF_OK : status;
 }
 
