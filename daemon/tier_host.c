@@ -1,5 +1,5 @@
 #define KVF_LOG_MODULE "tier"
-#include "daemon/tier_host.h"
+#include "daemon/tier_host_internal.h"
 
 #include "transport/log.h"
 
@@ -14,13 +14,8 @@
 
 enum {
     SLICE_BYTES = 4 << 20, /* made present at a time: between two, a take or a stop gets through */
-    SEGMENT_BYTES_MIN = 4 << 20,
-    SEGMENT_BYTES_MAX = 1 << 30,
-    SEGMENTS_AIM = 128, /* of a budget: few enough to map, enough to share */
-    PREPARER_NICE = 10, /* pages ahead of need are less urgent than data */
-    DEFAULT_BYTES_MIN = 64 << 20,
+    PREPARER_NICE = 10,    /* pages ahead of need are less urgent than data */
 };
-#define DEFAULT_BYTES_MAX (UINT64_C(8) << 30)
 
 struct kvf_tier_host {
     uint64_t segment_bytes;
@@ -88,10 +83,12 @@ static void lower_budget(kvf_tier_host_t *tier) {
                  usable * tier->segment_bytes, tier->max_segments * tier->segment_bytes);
 }
 
-static kvf_status_t populate_slice(kvf_tier_host_t *tier, const kvf_host_segment_t *segment, uint64_t *bytes) {
-    uint64_t left = tier->segment_bytes - segment->populated;
+/* Makes the pages of the slice at `offset`; `*bytes` is its size. */
+static kvf_status_t populate_slice(kvf_tier_host_t *tier, const kvf_host_segment_t *segment, uint64_t offset,
+                                   uint64_t *bytes) {
+    uint64_t left = tier->segment_bytes - offset;
     *bytes = left < SLICE_BYTES ? left : SLICE_BYTES;
-    return kvf_segment_populate(&segment->memory, segment->populated, *bytes);
+    return kvf_segment_populate(&segment->memory, offset, *bytes);
 }
 
 /* ---- the thread: each step is called and returns under the lock, and drops it in between ---- */
@@ -125,11 +122,11 @@ static void begin_step(kvf_tier_host_t *tier) {
 
 static void populate_step(kvf_tier_host_t *tier) {
     kvf_host_segment_t *segment = tier->preparing;
-    uint64_t bytes;
+    uint64_t offset = segment->populated, bytes; /* whoever takes it meanwhile writes `populated` */
     atomic_fetch_add_explicit(&segment->refs, 1, memory_order_relaxed);
     pthread_mutex_unlock(&tier->lock);
     uint64_t start = now_ns();
-    kvf_status_t status = populate_slice(tier, segment, &bytes);
+    kvf_status_t status = populate_slice(tier, segment, offset, &bytes);
     uint64_t took = now_ns() - start;
     pthread_mutex_lock(&tier->lock);
 
@@ -137,7 +134,7 @@ static void populate_step(kvf_tier_host_t *tier) {
     if (!status) {
         tier->populated_bytes += bytes;
         tier->populate_ns += took;
-        if (mine) segment->populated += bytes;
+        if (mine) segment->populated = offset + bytes;
     } else if (mine) {
         tier->preparing = NULL;
         segment->next = tier->returned;
@@ -198,68 +195,12 @@ static void *tier_thread(void *arg) {
 
 /* ---- create, destroy ---- */
 
-uint64_t kvf_tier_host_segment_bytes(uint64_t bytes) {
-    uint64_t size = SEGMENT_BYTES_MIN;
-    while (size < SEGMENT_BYTES_MAX && size * 2 <= bytes / SEGMENTS_AIM) size *= 2;
-    if (size > bytes / 2) size = bytes / 2 & ~(uint64_t)(KVF_HOST_PAGE_BYTES - 1);
-    return size;
-}
-
-/* The first number in a file, or `otherwise`. */
-static uint64_t read_number(const char *path, const char *format, uint64_t otherwise) {
-    FILE *file = fopen(path, "re");
-    if (!file) return otherwise;
-    char line[128];
-    uint64_t number = otherwise;
-    while (fgets(line, sizeof(line), file)) {
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-        if (sscanf(line, format, &number) == 1) break;
-#pragma GCC diagnostic pop
-    }
-    fclose(file);
-    return number;
-}
-
-uint64_t kvf_tier_host_free_bytes(void) {
-    uint64_t free_bytes = read_number("/proc/meminfo", "MemAvailable: %" SCNu64, 1 << 20) << 10;
-    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", "%" SCNu64, UINT64_MAX); /* "max": no limit */
-    return free_bytes < limit ? free_bytes : limit;
-}
-
-uint64_t kvf_tier_host_default_bytes(void) {
-    uint64_t bytes = kvf_tier_host_free_bytes() / 2;
-    if (bytes > DEFAULT_BYTES_MAX) bytes = DEFAULT_BYTES_MAX;
-    if (bytes < DEFAULT_BYTES_MIN) bytes = DEFAULT_BYTES_MIN;
-    return bytes & ~(uint64_t)(SEGMENT_BYTES_MIN - 1);
-}
-
-static kvf_status_t check_sizes(uint64_t bytes, uint64_t segment_bytes, char *why, size_t why_bytes) {
-    const char *text = NULL;
-    if (segment_bytes < KVF_HOST_PAGE_BYTES || segment_bytes % KVF_HOST_PAGE_BYTES)
-        text = "segment-bytes is %" PRIu64 " (host-bytes %" PRIu64 "), must be a multiple of 4096";
-    else if (segment_bytes > bytes)
-        text = "segment-bytes is %" PRIu64 ", more than host-bytes (%" PRIu64 ")";
-    else if (segment_bytes > SIZE_MAX / 2)
-        text = "segment-bytes is %" PRIu64 " (host-bytes %" PRIu64 "), too large";
-    else if (bytes / segment_bytes > KVF_HOST_SEGMENTS_MAX)
-        text = "segment-bytes is %" PRIu64 ", too small: host-bytes (%" PRIu64 ") would be over 65536 segments";
-    if (!text) return KVF_OK;
-    if (why_bytes) {
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-        snprintf(why, why_bytes, text, segment_bytes, bytes);
-#pragma GCC diagnostic pop
-    }
-    return KVF_ERR_INVALID;
-}
-
 /* Begins a first segment: shows now, not at the first put, whether there is memory at all. */
 static kvf_status_t begin_first(kvf_tier_host_t *tier) {
     uint64_t bytes;
     kvf_host_segment_t *segment = segment_create(tier);
     if (!segment) return KVF_ERR_NO_MEMORY;
-    if (populate_slice(tier, segment, &bytes)) {
+    if (populate_slice(tier, segment, 0, &bytes)) {
         kvf_tier_host_unref(segment);
         return KVF_ERR_NO_MEMORY;
     }
@@ -299,7 +240,7 @@ kvf_status_t kvf_tier_host_create(const kvf_tier_host_options_t *options, kvf_ti
                                   size_t why_bytes) {
     uint64_t segment_bytes = options->segment_bytes;
     if (!segment_bytes) segment_bytes = kvf_tier_host_segment_bytes(options->bytes);
-    kvf_status_t status = check_sizes(options->bytes, segment_bytes, why, why_bytes);
+    kvf_status_t status = kvf__tier_host_check_sizes(options->bytes, segment_bytes, why, why_bytes);
     if (status) return status;
 
     kvf_tier_host_t *tier = calloc(1, sizeof(*tier));
