@@ -217,13 +217,6 @@ static void take_out(kvf_index_t *index, kvf_record_t *record) {
     add_to_count(index, UINT32_MAX);
 }
 
-bool kvf_index_remove(kvf_index_t *index, const void *key, size_t key_bytes) {
-    const kvf_key_t asked = {key, key_bytes};
-    if (!kvf__key_is_valid(&asked)) return false;
-    kvf_record_t *record = find_linked(index, kvf__tag(kvf__hash(index, &asked)), &asked);
-    return record && state_of(record) == KVF__READABLE && kvf_index_unlink(index, record);
-}
-
 bool kvf_index_unlink(kvf_index_t *index, kvf_record_t *record) {
     kvf__state_t state = state_of(record);
     if (state != KVF__PENDING && state != KVF__READABLE) return false;

@@ -3,10 +3,10 @@
  * Life of a record:
  *
  *   insert ------> pending ------> readable ------> gone ------> (last reference drops) ------> recycled
- *                     |   publish      | remove, unlink, evict       on_free
+ *                     |   publish      | unlink, evict               on_free
  *                     +----------------+---- unlink (a put that failed)
  *
- * The index itself holds one reference from insert to remove, unlink or evict. A record's memory is never unmapped
+ * The index itself holds one reference from insert to unlink or evict. A record's memory is never unmapped
  * while the index lives, its place (the pointer and the id) never changes, and its key, hash and generation stand still
  * while anyone holds a reference.
  *
@@ -51,7 +51,7 @@ typedef struct kvf_record {
 } kvf_record_t;
 
 /* Called when the last reference to a record that is gone from the index drops, by whoever dropped it [any thread, also
- * under the writer lock]. Until it returns the record's fields and key stand; then its memory is used again. It must
+ * under the writer lock]. Until it returns the record's fields stand; then its memory is used again. It must
  * not call into the index. */
 typedef void (*kvf_record_free_fn)(void *arg, kvf_record_t *record);
 
@@ -94,8 +94,6 @@ kvf_record_t *kvf_index_record(const kvf_index_t *index, uint32_t id);
 /* Differs between any two records of an index, also those that use the same memory one after the other. > 0.
  * The caller holds a reference. [any thread] */
 uint64_t kvf_record_generation(const kvf_record_t *record);
-/* Copies the key out and returns its length, 1…64. The caller holds a reference. [any thread] */
-size_t kvf_record_copy_key(const kvf_record_t *record, uint8_t key[KVF_INDEX_KEY_BYTES_MAX]);
 
 /* Records in the index, pending ones included. [any thread] */
 uint32_t kvf_index_count(const kvf_index_t *index);
@@ -113,9 +111,6 @@ kvf_status_t kvf_index_insert(kvf_index_t *index, const void *key, size_t key_by
 /* pending -> readable. The caller holds a reference and the record is pending. [writer lock] */
 void kvf_index_publish(kvf_index_t *index, kvf_record_t *record);
 
-/* Takes a readable key out and drops the index's reference. False: no such key is readable (a pending one stays).
- * [writer lock] */
-bool kvf_index_remove(kvf_index_t *index, const void *key, size_t key_bytes);
 /* Takes a record out, pending or readable, and drops the index's reference. False: it was not in the index any more.
  * The caller holds a reference, or knows the record to be in the index. [writer lock] */
 bool kvf_index_unlink(kvf_index_t *index, kvf_record_t *record);

@@ -87,20 +87,6 @@ void kvf__record_set_key(kvf_index_t *index, kvf_record_t *record, const kvf_key
         atomic_store_explicit(&record->key[i], words[i], memory_order_release);
 }
 
-size_t kvf_record_copy_key(const kvf_record_t *record, uint8_t key[KVF_INDEX_KEY_BYTES_MAX]) {
-    size_t key_bytes = kvf__stamp_key_bytes(atomic_load_explicit(&record->stamp, memory_order_relaxed));
-    uint64_t words[KVF__KEY_WORDS] = {0};
-    for (unsigned i = 0; i < KVF_RECORD_INLINE_WORDS; i++)
-        words[i] = atomic_load_explicit(&record->key[i], memory_order_relaxed);
-    if (key_bytes > KVF__LONG_KEY_BYTES) {
-        const kvf__tail_t *tail = tail_at(owner_of(record), (uint32_t)words[TAIL_WORD]);
-        for (unsigned i = TAIL_WORD; i < KVF__KEY_WORDS; i++)
-            words[i] = atomic_load_explicit(&tail->words[i - TAIL_WORD], memory_order_relaxed);
-    }
-    memcpy(key, words, key_bytes);
-    return key_bytes;
-}
-
 /* ---- references and numbers ---- */
 
 void kvf_record_ref(kvf_record_t *record) {

@@ -41,8 +41,5 @@ static inline uint64_t kvf_record_data_offset(uint32_t layers) {
 }
 
 static inline uint64_t *kvf_record_checksums(kvf_record_head_t *head) { return (uint64_t *)(head + 1); }
-static inline const uint64_t *kvf_record_peek_checksums(const kvf_record_head_t *head) {
-    return (const uint64_t *)(head + 1);
-}
 
 #endif

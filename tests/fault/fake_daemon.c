@@ -146,8 +146,8 @@ static void get(fake_daemon_t *fake, const kvf_frame_head_t *head, const Kvf__Ge
         fake_block_t *block = fake_find(fake, &ask->keys[i]);
         statuses[i] = block ? KVF_OK : KVF_ERR_NOT_FOUND;
         if (!block) continue;
-        const kvf_record_head_t *record = fake_record(fake, block->offset);
-        memcpy(checksums + found * ask->num_layers, kvf_record_peek_checksums(record) + ask->first_layer,
+        kvf_record_head_t *record = fake_record(fake, block->offset);
+        memcpy(checksums + found * ask->num_layers, kvf_record_checksums(record) + ask->first_layer,
                ask->num_layers * sizeof(*checksums));
         if (payload)
             memcpy(payload + found * slice, fake_data(fake, block->offset) + ask->first_layer * fake->layer_bytes,

@@ -67,7 +67,7 @@ Test(index, a_pending_record_is_invisible_until_published) {
     cr_assert_not(has(index, "key", 3));
     cr_assert_eq(kvf_index_insert(index, "key", 3, &second), KVF_IN_PROGRESS);
     cr_assert_null(second);
-    cr_assert_not(kvf_index_remove(index, "key", 3), "a delete sees what readers see");
+    cr_assert_not(remove_key(index, "key", 3), "a delete sees what readers see");
     kvf_index_publish(index, record);
     cr_assert_eq(kvf_index_insert(index, "key", 3, &second), KVF_EXISTS);
     cr_assert_null(second);
@@ -107,8 +107,8 @@ Test(index, a_removed_record_lives_while_it_is_held) {
     held->segment = 5;
     uint64_t generation = kvf_record_generation(held);
     uint32_t id = kvf_record_id(held);
-    cr_assert(kvf_index_remove(index, "key", 3));
-    cr_assert_not(kvf_index_remove(index, "key", 3));
+    cr_assert(remove_key(index, "key", 3));
+    cr_assert_not(remove_key(index, "key", 3));
     cr_assert_not(has(index, "key", 3));
     for (uint32_t n = 0; n < 8; n++) {
         put_number(index, n);
@@ -117,9 +117,6 @@ Test(index, a_removed_record_lives_while_it_is_held) {
     kvf_record_t *again = put(index, "key", 3);
     cr_assert_neq(kvf_record_id(again), id, "a held record was used again");
 
-    uint8_t key[KVF_INDEX_KEY_BYTES_MAX];
-    cr_assert_eq(kvf_record_copy_key(held, key), 3);
-    cr_assert_arr_eq(key, "key", 3);
     cr_assert_eq(held->segment, 5);
     cr_assert_eq(kvf_record_generation(held), generation);
     cr_assert_eq(freed, 0);
@@ -128,29 +125,12 @@ Test(index, a_removed_record_lives_while_it_is_held) {
     kvf_index_destroy(index);
 }
 
-static void read_key_on_free(void *arg, kvf_record_t *record) {
-    uint8_t *key = arg;
-    key[KVF_INDEX_KEY_BYTES_MAX] = (uint8_t)kvf_record_copy_key(record, key);
-}
-
-Test(index, on_free_still_sees_the_key) {
-    uint8_t seen[KVF_INDEX_KEY_BYTES_MAX + 1], bytes[KVF_INDEX_KEY_BYTES_MAX];
-    kvf_index_t *index;
-    cr_assert_eq(kvf_index_create(4, read_key_on_free, seen, &index), KVF_OK);
-    memset(bytes, 'x', sizeof(bytes));
-    put(index, bytes, sizeof(bytes));
-    cr_assert(kvf_index_remove(index, bytes, sizeof(bytes)));
-    cr_assert_eq(seen[KVF_INDEX_KEY_BYTES_MAX], sizeof(bytes));
-    cr_assert_arr_eq(seen, bytes, sizeof(bytes));
-    kvf_index_destroy(index);
-}
-
 Test(index, a_recycled_record_has_another_generation) {
     kvf_index_t *index = make_index(1);
     kvf_record_t *first = put(index, "a", 1);
     uint64_t generation = kvf_record_generation(first);
     for (unsigned i = 0; i < 100; i++) {
-        cr_assert(kvf_index_remove(index, "a", 1));
+        cr_assert(remove_key(index, "a", 1));
         kvf_record_t *next = put(index, "a", 1);
         cr_assert_eq(next, first, "one place is all that there is");
         cr_assert_gt(kvf_record_generation(next), generation);
@@ -183,10 +163,12 @@ Test(index, records_and_ids_lead_to_each_other) {
 Test(index, keys_of_every_length_are_told_apart) {
     kvf_index_t *index = make_index(1000);
     kvf__index_weaken_hash(index, 0); /* so that the bytes must tell */
-    uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX] = {0}, copy[KVF_INDEX_KEY_BYTES_MAX];
-    for (size_t n = 1; n <= sizeof(bytes); n++) cr_assert_eq(put(index, bytes, n)->segment, 0);
+    uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX] = {0};
+    for (uint32_t n = 1; n <= sizeof(bytes); n++) put(index, bytes, n)->segment = n;
     for (size_t n = 1; n <= sizeof(bytes); n++) {
-        cr_assert_eq(kvf_record_copy_key(kvf_index_acquire(index, bytes, n), copy), n);
+        kvf_record_t *record = kvf_index_acquire(index, bytes, n);
+        cr_assert(record && record->segment == n);
+        kvf_record_unref(record);
         for (size_t i = 0; i < n; i++) { /* no byte is looked over */
             bytes[i] = 1;
             cr_assert_not(has(index, bytes, n), "byte %zu of %zu", i, n);
@@ -194,7 +176,7 @@ Test(index, keys_of_every_length_are_told_apart) {
         }
     }
     for (size_t n = 1; n <= sizeof(bytes); n++) {
-        cr_assert(kvf_index_remove(index, bytes, n));
+        cr_assert(remove_key(index, bytes, n));
         cr_assert_eq(kvf_index_count(index), sizeof(bytes) - n);
     }
     kvf_index_destroy(index);
@@ -210,7 +192,7 @@ Test(index, keys_without_a_valid_length_are_refused) {
     cr_assert_eq(kvf_index_insert(index, NULL, 5, &record), KVF_ERR_INVALID);
     cr_assert_null(kvf_index_acquire(index, bytes, 0));
     cr_assert_null(kvf_index_acquire(index, bytes, sizeof(bytes)));
-    cr_assert_not(kvf_index_remove(index, bytes, sizeof(bytes)));
+    cr_assert_not(remove_key(index, bytes, sizeof(bytes)));
     put(index, "a", 1);
     kvf_key_t keys[] = {{"a", 1}, {bytes, 0}, {"a", 1}};
     cr_assert_eq(kvf_index_match(index, keys, 3), 1);
@@ -235,7 +217,7 @@ Test(index, match_counts_the_readable_prefix_and_touches_nothing) {
     for (size_t count = 0; count <= KEYS; count++) cr_assert_eq(kvf_index_match(index, keys, count), count);
     for (unsigned n = 0; n < KEYS; n++) {
         cr_assert_eq(kvf_record_refs(records[n]), 1);
-        cr_assert(kvf_index_remove(index, keys[n].bytes, keys[n].num_bytes));
+        cr_assert(remove_key(index, keys[n].bytes, keys[n].num_bytes));
         cr_assert_eq(kvf_index_match(index, keys, KEYS), n, "a hole ends it");
         records[n] = put(index, keys[n].bytes, keys[n].num_bytes);
     }
@@ -251,7 +233,7 @@ Test(index, max_keys_is_a_hard_limit) {
     uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX];
     kvf_key_t key = numbered_key(50, bytes);
     kvf_record_t *held = kvf_index_acquire(index, key.bytes, key.num_bytes);
-    cr_assert(kvf_index_remove(index, key.bytes, key.num_bytes));
+    cr_assert(remove_key(index, key.bytes, key.num_bytes));
     cr_assert_eq(kvf_index_insert(index, "more", 4, &record), KVF_ERR_BUSY, "the held one still has its place");
     kvf_record_unref(held);
     put(index, "more", 4);
@@ -328,7 +310,7 @@ Test(index, memory_stays_bounded_under_steady_churn) {
     for (uint32_t n = 0; n < ROUNDS; n++) {
         if (n >= KEYS) {
             kvf_key_t old = numbered_key(n - KEYS, bytes);
-            cr_assert(kvf_index_remove(index, old.bytes, old.num_bytes));
+            cr_assert(remove_key(index, old.bytes, old.num_bytes));
         }
         put_number(index, n);
         if (n + 1 == KEYS) bytes_then = kvf_index_bytes(index);
@@ -361,7 +343,7 @@ Test(index, keys_whose_hashes_are_equal_stay_right_and_bounded) {
     cr_assert_not(has_number(index, count));
     for (uint32_t n = 0; n < 10000; n++) { /* one goes, one comes: tombs must not fill it up */
         key = numbered_key(n, bytes);
-        cr_assert(kvf_index_remove(index, key.bytes, key.num_bytes));
+        cr_assert(remove_key(index, key.bytes, key.num_bytes));
         put_number(index, n + count);
         cr_assert_not(has_number(index, n));
     }
@@ -400,19 +382,16 @@ Test(index, each_index_hashes_in_its_own_way) {
 typedef struct model {
     enum { ABSENT, PENDING, READABLE } states[2000];
     kvf_record_t *putters[2000];
+    uint32_t slots[2000]; /* of the last put of each key */
     struct {
         kvf_record_t *record;
-        uint32_t key, slot;
+        uint32_t slot;
         uint64_t generation;
     } held[50];
     uint32_t present, slot;
 } model_t;
 
-static void check_held(const kvf_record_t *record, uint32_t n, uint32_t slot, uint64_t generation) {
-    uint8_t expected[KVF_INDEX_KEY_BYTES_MAX], key[KVF_INDEX_KEY_BYTES_MAX];
-    kvf_key_t want = numbered_key(n, expected);
-    cr_assert_eq(kvf_record_copy_key(record, key), want.num_bytes);
-    cr_assert_arr_eq(key, expected, want.num_bytes);
+static void check_held(const kvf_record_t *record, uint32_t slot, uint64_t generation) {
     cr_assert_eq(record->slot, slot);
     cr_assert_eq(kvf_record_generation(record), generation);
 }
@@ -426,7 +405,7 @@ static void model_put(kvf_index_t *index, model_t *model, uint32_t n, const kvf_
     }
     if (status == KVF_ERR_BUSY || status == KVF_ERR_NO_SPACE) return; /* the limit has a test of its own */
     cr_assert_eq(status, KVF_OK);
-    record->slot = ++model->slot;
+    record->slot = model->slots[n] = ++model->slot;
     model->putters[n] = record;
     model->states[n] = PENDING;
     model->present++;
@@ -446,17 +425,16 @@ static void model_finish(kvf_index_t *index, model_t *model, uint32_t n, bool we
 static void model_hold(kvf_index_t *index, model_t *model, uint32_t n, const kvf_key_t *key, unsigned hand) {
     kvf_record_t *record = model->held[hand].record;
     if (record) {
-        check_held(record, model->held[hand].key, model->held[hand].slot, model->held[hand].generation);
+        check_held(record, model->held[hand].slot, model->held[hand].generation);
         kvf_record_unref(record);
     }
     record = kvf_index_acquire(index, key->bytes, key->num_bytes);
     cr_assert_eq(record != NULL, model->states[n] == READABLE);
     model->held[hand].record = record;
     if (!record) return;
-    model->held[hand].key = n;
+    cr_assert_eq(record->slot, model->slots[n], "another key's record");
     model->held[hand].slot = record->slot;
     model->held[hand].generation = kvf_record_generation(record);
-    check_held(record, n, record->slot, kvf_record_generation(record));
 }
 
 Test(index, random_operations_agree_with_a_model) {
@@ -478,7 +456,7 @@ Test(index, random_operations_agree_with_a_model) {
         case 5: cr_assert_eq(kvf_index_match(index, &key, 1), model.states[n] == READABLE); break;
         default:
             if (random >> 60 > 3) break;
-            cr_assert_eq(kvf_index_remove(index, key.bytes, key.num_bytes), model.states[n] == READABLE);
+            cr_assert_eq(remove_key(index, key.bytes, key.num_bytes), model.states[n] == READABLE);
             model.present -= model.states[n] == READABLE;
             if (model.states[n] == READABLE) model.states[n] = ABSENT;
         }

@@ -21,4 +21,12 @@ static inline kvf_key_t numbered_key(uint32_t n, uint8_t bytes[KVF_INDEX_KEY_BYT
     return (kvf_key_t){bytes, 4 + n % 61};
 }
 
+/* Takes a readable key out, as a delete does. False: no such key is readable. */
+static inline bool remove_key(kvf_index_t *index, const void *key, size_t key_bytes) {
+    kvf_record_t *record = kvf_index_acquire(index, key, key_bytes);
+    bool was_in = record && kvf_index_unlink(index, record);
+    if (record) kvf_record_unref(record);
+    return was_in;
+}
+
 #endif
