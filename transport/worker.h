@@ -32,7 +32,7 @@ typedef struct kvf_worker_callbacks {
 typedef struct kvf_worker_options {
     bool busy_poll;
     unsigned spin;              /* empty progress rounds before sleeping */
-    uint64_t max_message_bytes; /* of a frame's data; larger ones close the connection */
+    uint64_t max_message_bytes; /* of a frame's data; larger ones close the connection, when UCX has assembled them */
 } kvf_worker_options_t;
 
 /* Makes a worker on `loop` (borrowed; outlives the worker). */
