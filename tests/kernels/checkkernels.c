@@ -1,9 +1,12 @@
 /* checkkernels.c - each level of each kernel against the reference, on random and edge inputs; --bench times them.
  *
- *   checkkernels            compares; exit 1 and a line for each difference
- *   checkkernels --bench    that, then GB/s of each level: medians over rounds, on data in and out of the caches */
-#include "kernels/kernels.h"
+ *   checkkernels                   compares; exit 1 and a line for each difference
+ *   checkkernels --bench [hash|rans]    that, then the rates of each level: medians over rounds
+ *
+ * Here are copies and hashes, on data in and out of the caches. */
+#include "tests/kernels/checkkernels.h"
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,22 +15,39 @@
 #include <time.h>
 #include <xxhash.h>
 
-enum { GUARD = 128, LENGTH_MAX = 70000, ROUNDS = 4000, BENCH_ROUNDS = 9 };
+enum { GUARD = 128, LENGTH_MAX = 70000, ROUNDS = 4000 };
 
 static uint64_t random_state = 0x243f6a8885a308d3;
-static uint64_t draw(void) {
+uint64_t check_draw(void) {
     random_state ^= random_state << 13;
     random_state ^= random_state >> 7;
     random_state ^= random_state << 17;
     return random_state;
 }
+static uint64_t draw(void) { return check_draw(); }
 
 static unsigned failures;
+void check_fail(const kvf_kernels_t *table, const char *kernel, const char *format, ...) {
+    if (failures++ >= 20) return;
+    va_list args;
+    va_start(args, format);
+    printf("FAIL %s %s: ", table->name, kernel);
+    vprintf(format, args);
+    putchar('\n');
+    va_end(args);
+}
+
 static void fail(const kvf_kernels_t *table, const char *kernel, size_t bytes, size_t to_offset, size_t from_offset,
                  const char *what) {
-    if (failures++ < 20)
-        printf("FAIL %s %s: %zu bytes, to + %zu, from + %zu: %s\n", table->name, kernel, bytes, to_offset, from_offset,
-               what);
+    check_fail(table, kernel, "%zu bytes, to + %zu, from + %zu: %s", bytes, to_offset, from_offset, what);
+}
+
+uint8_t *check_fence(size_t bytes) {
+    enum { PAGE = 4096 };
+    size_t span = (bytes + PAGE - 1) / PAGE * PAGE;
+    uint8_t *pages = mmap(NULL, span + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED || mprotect(pages + span, PAGE, PROT_NONE)) abort();
+    return pages + span;
 }
 
 /* ---- compare ---- */
@@ -97,13 +117,8 @@ static void check_level(const kvf_kernels_t *table, const buffers_t *b) {
 
 /* Nothing past the end is touched, of either: behind both lies a page that must not be. */
 static void check_fences(const kvf_kernels_t *table) {
-    enum { SPAN = 32 << 10, PAGE = 4096 };
-    uint8_t *ends[2];
-    for (int i = 0; i < 2; i++) {
-        uint8_t *pages = mmap(NULL, SPAN + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (pages == MAP_FAILED || mprotect(pages + SPAN, PAGE, PROT_NONE)) abort();
-        ends[i] = pages + SPAN;
-    }
+    enum { SPAN = 32 << 10 };
+    uint8_t *ends[2] = {check_fence(SPAN), check_fence(SPAN)};
     for (size_t bytes = 0; bytes <= SPAN; bytes += bytes < 1200 ? 1 : 991) {
         for (size_t i = 1; i <= bytes; i++) *(ends[0] - i) = (uint8_t)(i * bytes);
         uint64_t want = XXH3_64bits(ends[0] - bytes, bytes);
@@ -112,7 +127,6 @@ static void check_fences(const kvf_kernels_t *table) {
         if (table->copy_hash64(ends[1] - bytes, ends[0] - bytes, bytes) != want)
             fail(table, "copy_hash64", bytes, 0, 0, "wrong hash at a fence");
     }
-    for (int i = 0; i < 2; i++) munmap(ends[i] - SPAN, SPAN + PAGE);
 }
 
 /* ---- bench ---- */
@@ -123,9 +137,20 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+double check_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 static int compare(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return x < y ? -1 : x > y;
+}
+
+double check_median(double *rates) {
+    qsort(rates, CHECK_ROUNDS, sizeof(rates[0]), compare);
+    return rates[CHECK_ROUNDS / 2];
 }
 
 typedef enum bench_kind {
@@ -149,22 +174,21 @@ static void run_one(const kvf_kernels_t *table, bench_kind_t kind, uint8_t *to, 
     }
 }
 
-/* Median GB/s over BENCH_ROUNDS passes through `set` bytes by pieces of `bytes`. */
+/* Median GB/s over CHECK_ROUNDS passes through `set` bytes by pieces of `bytes`. */
 static double measure(const kvf_kernels_t *table, bench_kind_t kind, uint8_t *to, const uint8_t *from, size_t set,
                       size_t bytes) {
-    double rates[BENCH_ROUNDS];
+    double rates[CHECK_ROUNDS];
     size_t passes = set < (64 << 20) ? (64 << 20) / set : 1;
-    for (int r = 0; r < BENCH_ROUNDS; r++) {
+    for (int r = 0; r < CHECK_ROUNDS; r++) {
         double start = now();
         for (size_t p = 0; p < passes; p++)
             for (size_t at = 0; at + bytes <= set; at += bytes) run_one(table, kind, to + at, from + at, bytes);
         rates[r] = (double)(set / bytes * bytes * passes) / (now() - start) / 1e9;
     }
-    qsort(rates, BENCH_ROUNDS, sizeof(rates[0]), compare);
-    return rates[BENCH_ROUNDS / 2];
+    return check_median(rates);
 }
 
-static void bench(void) {
+static void bench_hash(void) {
     static const size_t sizes[] = {4 << 10, 32 << 10, 256 << 10, 2 << 20};
     enum { COLD = 256 << 20, HOT = 256 << 10 };
     uint8_t *from = aligned_alloc(4096, COLD), *to = aligned_alloc(4096, COLD);
@@ -172,7 +196,7 @@ static void bench(void) {
     memset(from, 1, COLD);
     memset(to, 2, COLD);
     printf("GB/s, median of %d           memcpy      copy    hash64  copy_hash64  pieces (of the level that runs)\n",
-           BENCH_ROUNDS);
+           CHECK_ROUNDS);
     kvf_hash64_init(&pieces);
     for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
         for (int is_hot = 0; is_hot < 2; is_hot++)
@@ -190,6 +214,12 @@ static void bench(void) {
     free(to);
 }
 
+static void bench(const char *what) {
+    bool is_all = !strcmp(what, "all");
+    if (is_all || !strcmp(what, "hash")) bench_hash();
+    if (is_all || !strcmp(what, "rans")) bench_rans();
+}
+
 int main(int argc, char **argv) {
     buffers_t b = {malloc(LENGTH_MAX + 64 + 2 * GUARD), malloc(LENGTH_MAX + 64 + 2 * GUARD)};
     if (!b.from || !b.to) return 1;
@@ -200,6 +230,7 @@ int main(int argc, char **argv) {
         if (!table) continue;
         check_level(table, &b);
         check_fences(table);
+        check_rans(table);
         levels++;
     }
     for (int i = 0; i < ROUNDS; i++) check_pieces(&b, draw() % LENGTH_MAX, (unsigned)i % 3);
@@ -207,6 +238,6 @@ int main(int argc, char **argv) {
     free(b.to);
     printf("%s: %u levels, the highest is %s, %u differences\n", failures ? "FAIL" : "ok", levels, kvf_kernels()->name,
            failures);
-    if (argc > 1 && !strcmp(argv[1], "--bench")) bench();
+    if (argc > 1 && !strcmp(argv[1], "--bench")) bench(argc > 2 ? argv[2] : "all");
     return failures ? 1 : 0;
 }
