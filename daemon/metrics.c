@@ -93,17 +93,19 @@ static bool put_operation(json_t *operations, const kvf_metrics_t *const *instan
     return put(operations, operation_rows[operation].name, object) && done;
 }
 
-static bool put_statuses(json_t *root, const kvf_metrics_t *const *instances, size_t count) {
+/* Of requests or, with `of_keys`, of keys. */
+static bool put_statuses(json_t *root, const kvf_metrics_t *const *instances, size_t count, bool of_keys) {
     json_t *statuses = json_object();
     bool done = statuses != NULL;
     for (unsigned k = 0; done && k < KVF_STATUS_COUNT; k++) {
         uint64_t sum = 0;
         for (size_t i = 0; i < count; i++)
-            sum += atomic_load_explicit(&instances[i]->statuses[k], memory_order_relaxed);
+            sum += atomic_load_explicit(of_keys ? &instances[i]->key_statuses[k] : &instances[i]->statuses[k],
+                                        memory_order_relaxed);
         done = json_object_set_new(statuses, kvf_status_name(kvf_status_at(k)),
                                    json_integer((json_int_t)(sum > INT64_MAX ? INT64_MAX : sum))) == 0;
     }
-    return put(root, "statuses", statuses) && done;
+    return put(root, of_keys ? "key_statuses" : "statuses", statuses) && done;
 }
 
 json_t *kvf_metrics_collect(const kvf_metrics_t *const *instances, size_t count) {
@@ -115,7 +117,8 @@ json_t *kvf_metrics_collect(const kvf_metrics_t *const *instances, size_t count)
         done = put_number(root, value_rows[i].name, kvf_metrics_sum(instances, count, (kvf_metric_t)i));
     for (unsigned i = 0; done && i < KVF_OPERATION_COUNT; i++)
         done = put_operation(operations, instances, count, (kvf_operation_t)i, snapshot);
-    done = done && json_object_set(root, "operations", operations) == 0 && put_statuses(root, instances, count);
+    done = done && json_object_set(root, "operations", operations) == 0 &&
+           put_statuses(root, instances, count, false) && put_statuses(root, instances, count, true);
     free(snapshot);
     json_decref(operations);
     if (done) return root;
@@ -185,5 +188,7 @@ void kvf_metrics_describe(kvf_text_t *text) {
         kvf_text_printf(text, "%slatency_ns histogram ns %s: from the first byte of the request to its answer\n",
                         prefix, operation_rows[i].description);
     }
-    kvf_text_printf(text, "statuses.NAME counter requests Requests answered with that status\n");
+    kvf_text_printf(text, "statuses.NAME counter requests Requests, of all operations, answered with that status as a "
+                          "whole (KVF_PARTIAL: some keys had another one)\n"
+                          "key_statuses.NAME counter keys Keys of put, get and delete answered with that status\n");
 }

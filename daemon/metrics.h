@@ -22,13 +22,15 @@
     X(SESSIONS, GAUGE, "sessions", "Sessions open now")                                                                \
     X(SESSIONS_OPENED, COUNTER, "sessions", "Sessions that said hello and were taken")                                 \
     X(SESSIONS_CLOSED, COUNTER, "sessions", "Sessions that ended, for whatever reason")                                \
-    X(SESSIONS_REFUSED, COUNTER, "sessions", "Sessions refused: too many, another version, a bad hello")               \
+    X(SESSIONS_REFUSED, COUNTER, "sessions", "Clients turned away: too many, another version, the daemon ends")        \
     X(SESSIONS_TIMED_OUT, COUNTER, "sessions", "Sessions ended for their silence")                                     \
-    X(PROTOCOL_ERRORS, COUNTER, "frames", "Frames that broke the protocol")                                            \
+    X(SESSIONS_STUCK, COUNTER, "sessions", "Sessions ended because they did not take their answers")                   \
+    X(PROTOCOL_ERRORS, COUNTER, "frames", "Frames that broke the protocol and are not counted as requests")            \
     X(REQUESTS_IN_FLIGHT, GAUGE, "requests", "Requests begun and not answered yet")                                    \
     X(REQUESTS_TIMED_OUT, COUNTER, "requests", "Requests ended by request-timeout")                                    \
     X(STAGING_BYTES, GAUGE, "bytes", "Bytes of puts that have begun and not ended")                                    \
-    X(STAGING_REFUSED, COUNTER, "blocks", "Blocks refused because staging-bytes or memory was used up for now")        \
+    X(STAGING_REFUSED, COUNTER, "blocks",                                                                              \
+      "Blocks of puts refused because staging-bytes or memory was used up for now")                                    \
     X(SPACES, GAUGE, "spaces", "Spaces that exist")                                                                    \
     X(BLOCKS, GAUGE, "blocks", "Blocks stored now")                                                                    \
     X(BLOCK_BYTES, GAUGE, "bytes", "Host memory that those blocks hold")                                               \
@@ -55,9 +57,9 @@
 /* X(NAME, unit, description) */
 #define KVF_OPERATION_COUNTERS_TABLE(X)                                                                                \
     X(REQUESTS, "requests", "Requests answered, well or not")                                                          \
-    X(KEYS, "keys", "Keys in them")                                                                                    \
+    X(KEYS, "keys", "Keys in those of them that were carried out")                                                     \
     X(HITS, "keys", "Keys that were found")                                                                            \
-    X(MISSES, "keys", "Keys that were not")                                                                            \
+    X(MISSES, "keys", "Keys that were not, or not looked for because a budget was used up")                            \
     X(BYTES_IN, "bytes", "Payload that came in")                                                                       \
     X(BYTES_OUT, "bytes", "Payload that went out")
 
@@ -88,7 +90,8 @@ enum { KVF_CACHE_LINE_BYTES = 64 };
 typedef struct kvf_metrics {
     alignas(KVF_CACHE_LINE_BYTES) _Atomic uint64_t values[KVF_METRIC_COUNT];
     _Atomic uint64_t operations[KVF_OPERATION_COUNT][KVF_OPERATION_COUNTER_COUNT];
-    _Atomic uint64_t statuses[KVF_STATUS_COUNT]; /* by kvf_status_index */
+    _Atomic uint64_t statuses[KVF_STATUS_COUNT];     /* of requests, by kvf_status_index */
+    _Atomic uint64_t key_statuses[KVF_STATUS_COUNT]; /* of keys */
     kvf_histogram_t latency[KVF_OPERATION_COUNT];
 } kvf_metrics_t;
 
@@ -104,10 +107,6 @@ static inline void kvf_metrics_add(kvf_metrics_t *metrics, kvf_metric_t metric, 
 static inline void kvf_metrics_sub(kvf_metrics_t *metrics, kvf_metric_t metric, uint64_t n) {
     atomic_fetch_sub_explicit(&metrics->values[metric], n, memory_order_relaxed);
 }
-/* Sets this instance's part of a gauge. */
-static inline void kvf_metrics_set(kvf_metrics_t *metrics, kvf_metric_t metric, uint64_t n) {
-    atomic_store_explicit(&metrics->values[metric], n, memory_order_relaxed);
-}
 static inline void kvf_metrics_count(kvf_metrics_t *metrics, kvf_operation_t operation, kvf_operation_counter_t counter,
                                      uint64_t n) {
     atomic_fetch_add_explicit(&metrics->operations[operation][counter], n, memory_order_relaxed);
@@ -120,12 +119,17 @@ static inline void kvf_metrics_finish(kvf_metrics_t *metrics, kvf_operation_t op
     kvf_histogram_record(&metrics->latency[operation], ns);
 }
 
+/* Counts `n` keys of requests that were answered with a status a key: those with `status`. */
+static inline void kvf_metrics_count_keys(kvf_metrics_t *metrics, kvf_status_t status, uint64_t n) {
+    atomic_fetch_add_explicit(&metrics->key_statuses[kvf_status_index(status)], n, memory_order_relaxed);
+}
+
 /* The sum of one value over `count` instances; a gauge below 0 is 0. */
 uint64_t kvf_metrics_sum(const kvf_metrics_t *const *instances, size_t count, kvf_metric_t metric);
 
 /* All of it as a new JSON object of objects and numbers, in the order of the tables:
  * {"sessions": 3, …, "operations": {"put": {"requests": 7, …, "latency_ns": {"count": 7, "mean": …, "p50": …}}, …},
- * "statuses": {"KVF_OK": 6, …}}. The caller may add to it and owns it (json_decref). NULL without memory. */
+ * "statuses": {"KVF_OK": 6, …}, "key_statuses": {…}}. The caller may add to it and owns it (json_decref). NULL without memory. */
 json_t *kvf_metrics_collect(const kvf_metrics_t *const *instances, size_t count);
 
 typedef enum kvf_metrics_format {

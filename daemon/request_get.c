@@ -41,7 +41,9 @@ static kvf_hold_t *hold_keys(kvf_session_t *session, kvf_space_t *space, const k
     return hold;
 }
 
-static void count_get(kvf_session_t *session, size_t count, const kvf_hold_t *hold, uint64_t bytes) {
+static void count_get(kvf_session_t *session, const Kvf__GetReply *body, const kvf_hold_t *hold, uint64_t bytes) {
+    size_t count = body->n_statuses;
+    kvf__count_keys(session->service, body->statuses, count);
     kvf__count_request(session->service, KVF_OPERATION_GET, hold->count < count ? KVF_PARTIAL : KVF_OK, count,
                        hold->count, session->heard_ns);
     kvf_metrics_count(session->service->metrics, KVF_OPERATION_GET, KVF_OPERATION_BYTES_OUT, bytes);
@@ -89,7 +91,7 @@ static void reply_by_network(kvf_session_t *session, uint64_t request, const Kvf
         fail_for_memory(session, request, hold, reply);
         return;
     }
-    count_get(session, body->n_statuses, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
+    count_get(session, body, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
     *reply = (kvf_reply_t){.session = session, .hold = hold, .started_ns = session->heard_ns};
     DL_APPEND(session->replies, reply);
     kvf_status_t status = kvf_conn_send(session->conn, KVF_FRAME_GET_REPLY, request, &body->base, pieces, hold->count,
@@ -135,7 +137,7 @@ static void reply_by_lease(kvf_session_t *session, uint64_t request, const Kvf__
         fail_for_memory(session, request, hold, lease);
         return;
     }
-    count_get(session, body->n_statuses, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
+    count_get(session, body, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
     kvf__session_answer(session, KVF_FRAME_GET_REPLY, request, &body->base);
     if (!hold->count) kvf__lease_drop(session, lease); /* nothing to read, nothing to release */
 }

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 
 static void count_refused(kvf_service_t *service, kvf_status_t status) {
-    kvf__count_error(service, status);
     if (status == KVF_ERR_NO_SPACE) {
         kvf_metrics_add(service->metrics, KVF_METRIC_BLOCKS_NO_SPACE, 1);
         kvf_log_limited(KVF_LOG_WARN, "a block is refused: no room in host-bytes, and all that is there is in use");
@@ -22,12 +21,10 @@ kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t t
     Kvf__KeysReply reply = KVF__KEYS_REPLY__INIT;
     reply.n_statuses = count;
     reply.statuses = statuses;
-    for (size_t i = 0; i < count; i++) {
-        if (statuses[i] >= 0) continue;
-        reply.status = KVF_PARTIAL;
-        count_refused(session->service, (kvf_status_t)statuses[i]);
-    }
+    for (size_t i = 0; i < count; i++)
+        if (statuses[i] < 0) reply.status = KVF_PARTIAL;
     kvf__session_answer(session, type, request, &reply.base);
+    kvf__count_keys(session->service, statuses, count);
     return (kvf_status_t)reply.status;
 }
 
@@ -38,6 +35,7 @@ void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count
     for (size_t i = 0; i < count; i++) {
         stored += statuses[i] == KVF_OK;
         existed += statuses[i] == KVF_EXISTS;
+        if (statuses[i] < 0) count_refused(session->service, (kvf_status_t)statuses[i]);
     }
     kvf__count_request(session->service, KVF_OPERATION_PUT, status, count, existed, started_ns);
     kvf_metrics_t *metrics = session->service->metrics;

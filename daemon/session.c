@@ -16,7 +16,8 @@ void kvf__session_answer(kvf_session_t *session, kvf_frame_type_t type, uint64_t
     if (status == KVF_OK && kvf_conn_num_sending(session->conn) > most) {
         kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 ": asks on and does not take its answers, closed",
                         session->card.session);
-        kvf__count_error(session->service, status = KVF_ERR_BUSY);
+        kvf_metrics_add(session->service->metrics, KVF_METRIC_SESSIONS_STUCK, 1);
+        status = KVF_ERR_BUSY;
     }
     if (status != KVF_OK) kvf_conn_close(session->conn, status);
 }
@@ -25,8 +26,22 @@ static void answer_error(kvf_session_t *session, uint64_t request, kvf_status_t 
     Kvf__Error error = KVF__ERROR__INIT;
     error.status = status;
     error.text = (char *)(uintptr_t)text;
-    kvf__count_error(session->service, status);
     kvf__session_answer(session, KVF_FRAME_ERROR, request, &error.base);
+}
+
+/* Answers a frame that is no request as the protocol has them. */
+static void answer_violation(kvf_session_t *session, uint64_t request, const char *text) {
+    kvf_metrics_add(session->service->metrics, KVF_METRIC_PROTOCOL_ERRORS, 1);
+    answer_error(session, request, KVF_ERR_PROTOCOL, text);
+}
+
+static kvf_operation_t operation_of(kvf_frame_type_t asked) {
+    switch (asked) {
+    case KVF_FRAME_PUT: return KVF_OPERATION_PUT;
+    case KVF_FRAME_GET: return KVF_OPERATION_GET;
+    case KVF_FRAME_DELETE: return KVF_OPERATION_DELETE;
+    default: return KVF_OPERATION_MATCH;
+    }
 }
 
 void kvf__session_fail(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, kvf_status_t status,
@@ -34,6 +49,7 @@ void kvf__session_fail(kvf_session_t *session, kvf_frame_type_t asked, uint64_t 
     kvf_log_limited(KVF_LOG_DEBUG, "session %" PRIu64 ": %s fails: %s", session->card.session,
                     kvf_frame_type_name(asked), text);
     answer_error(session, request, status, text);
+    kvf__count_request(session->service, operation_of(asked), status, 0, 0, session->heard_ns);
 }
 
 /* ---- what every request checks ---- */
@@ -138,7 +154,6 @@ static void refuse(kvf_session_t *session, uint64_t request, Kvf__Welcome *welco
                    const char *text) {
     welcome->status = status;
     welcome->text = (char *)(uintptr_t)text;
-    kvf__count_error(session->service, status);
     kvf_metrics_add(session->service->metrics, KVF_METRIC_SESSIONS_REFUSED, 1);
     kvf_log_limited(KVF_LOG_WARN, "a client is refused: %s", text);
     kvf__session_answer(session, KVF_FRAME_WELCOME, request, &welcome->base);
@@ -150,7 +165,7 @@ static void serve_hello(kvf_session_t *session, const kvf_frame_head_t *head, co
     kvf_service_t *service = session->service;
     Kvf__Welcome welcome = KVF__WELCOME__INIT;
     if (session->is_greeted) {
-        answer_error(session, head->request, KVF_ERR_PROTOCOL, "hello was said already");
+        answer_violation(session, head->request, "hello was said already");
         return;
     }
     char text[KVF_TEXT_BYTES_MAX];
@@ -235,18 +250,17 @@ static void on_frame(void *user, const kvf_frame_head_t *head, const uint8_t *da
     if (!type || (!session->is_greeted && head->type != KVF_FRAME_HELLO)) {
         kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 ": %s frame out of place, closed", session->card.session,
                         kvf_frame_type_name(head->type));
-        answer_error(session, head->request, KVF_ERR_PROTOCOL,
-                     type ? "hello comes first" : "frame of the daemon's own");
+        answer_violation(session, head->request, type ? "hello comes first" : "frame of the daemon's own");
         kvf_conn_close(session->conn, KVF_ERR_PROTOCOL);
         return;
     }
     if (head->payload_bytes && head->type != KVF_FRAME_PUT) {
-        answer_error(session, head->request, KVF_ERR_PROTOCOL, "payload on a frame that takes none");
+        answer_violation(session, head->request, "payload on a frame that takes none");
         return;
     }
     const void *body = kvf_body_unpack(type, data, head->body_bytes, service->arena);
     if (!body) {
-        answer_error(session, head->request, KVF_ERR_PROTOCOL, "body that is no message of its type");
+        answer_violation(session, head->request, "body that is no message of its type");
         return;
     }
     dispatch(session, head, body, data + head->body_bytes);
@@ -254,7 +268,6 @@ static void on_frame(void *user, const kvf_frame_head_t *head, const uint8_t *da
 
 static void on_bad_frame(void *user, const char *why) {
     kvf_session_t *session = user;
-    kvf__count_error(session->service, KVF_ERR_PROTOCOL);
     kvf_metrics_add(session->service->metrics, KVF_METRIC_PROTOCOL_ERRORS, 1);
     kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 ": %s, closed", session->card.session, why);
 }
@@ -342,11 +355,13 @@ void kvf__session_sweep(kvf_session_t *session, uint64_t now_ns) {
         if (is_overdue(session->opened_ns, now_ns, KVF__HELLO_MS)) kvf_conn_close(session->conn, KVF_ERR_TIMEOUT);
         return;
     }
-    if (is_overdue(session->heard_ns, now_ns, options->session_timeout_ms) ||
-        (session->replies && is_overdue(session->replies->started_ns, now_ns, options->request_timeout_ms))) {
-        kvf_metrics_add(session->service->metrics, KVF_METRIC_SESSIONS_TIMED_OUT, 1);
+    bool is_silent = is_overdue(session->heard_ns, now_ns, options->session_timeout_ms);
+    bool is_stuck = session->replies && is_overdue(session->replies->started_ns, now_ns, options->request_timeout_ms);
+    if (is_silent || is_stuck) {
+        kvf_metrics_add(session->service->metrics, is_stuck ? KVF_METRIC_SESSIONS_STUCK : KVF_METRIC_SESSIONS_TIMED_OUT,
+                        1);
         kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 ": %s, closed", session->card.session,
-                        session->replies ? "does not take what it asked for" : "silent for session-timeout");
+                        is_stuck ? "does not take what it asked for" : "silent for session-timeout");
         kvf_conn_close(session->conn, KVF_ERR_TIMEOUT);
     }
 }

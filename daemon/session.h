@@ -102,11 +102,6 @@ struct kvf_service {
     struct kvf__letter *inbox;
 };
 
-/* Counts something that went wrong, beside what requests end with. */
-static inline void kvf__count_error(kvf_service_t *service, kvf_status_t status) {
-    atomic_fetch_add_explicit(&service->metrics->statuses[kvf_status_index(status)], 1, memory_order_relaxed);
-}
-
 /* Counts the end of a request that had `keys` keys, `hits` of them found, and took since `started_ns`. */
 static inline void kvf__count_request(kvf_service_t *service, kvf_operation_t operation, kvf_status_t status,
                                       size_t keys, size_t hits, uint64_t started_ns) {
@@ -114,6 +109,18 @@ static inline void kvf__count_request(kvf_service_t *service, kvf_operation_t op
     kvf_metrics_count(service->metrics, operation, KVF_OPERATION_KEYS, keys);
     kvf_metrics_count(service->metrics, operation, KVF_OPERATION_HITS, hits);
     kvf_metrics_count(service->metrics, operation, KVF_OPERATION_MISSES, keys - hits);
+}
+
+/* Counts the statuses [count] that keys are answered with. */
+static inline void kvf__count_keys(kvf_service_t *service, const int32_t *statuses, size_t count) {
+    size_t well = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (statuses[i] == KVF_OK)
+            well++;
+        else
+            kvf_metrics_count_keys(service->metrics, (kvf_status_t)statuses[i], 1);
+    }
+    kvf_metrics_count_keys(service->metrics, KVF_OK, well);
 }
 
 /* ---- session.c ---- */
@@ -125,7 +132,7 @@ void kvf__session_sweep(kvf_session_t *session, uint64_t now_ns);
 
 /* Sends an answer. A failed send closes the session, and so do answers that pile up because the client takes none. */
 void kvf__session_answer(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body);
-/* Answers put, get, match, delete or open `request` with a failure as a whole. */
+/* Answers put, get, match or delete `request` with a failure as a whole, and counts it. */
 void kvf__session_fail(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request, kvf_status_t status,
                        const char *text);
 
@@ -163,7 +170,7 @@ void kvf__serve_delete(kvf_session_t *session, const kvf_frame_head_t *head, con
 /* Makes the records [count] of one put that landed (those that are not NULL) readable, in the order of its keys. Consumes them;
  * `statuses` says what became of each. */
 void kvf__session_commit(kvf_space_t *space, kvf_record_t **records, int32_t *statuses, size_t count);
-/* Answers put or delete with a status a key. Returns that of the whole: KVF_OK or KVF_PARTIAL. */
+/* Answers put or delete with a status a key, and counts those. Returns that of the whole: KVF_OK or KVF_PARTIAL. */
 kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, size_t count,
                                       int32_t *statuses);
 /* Answers a put, and counts it. */

@@ -400,6 +400,41 @@ Test(hostile_client, shared_pieces_without_lent_memory_are_refused) {
     stop();
 }
 
+Test(hostile_client, requests_and_keys_are_counted_by_what_they_were_answered_with) {
+    start_greeted();
+    ProtobufCBinaryData keys[4];
+    Kvf__Put put = good_put(keys, 2);
+    checksums[RAW_LAYERS + 2] ^= 1;
+    cr_assert(raw_ask(&raw, KVF_FRAME_PUT, 3, &put.base, block, 2 * RAW_BLOCK_BYTES)); /* one is stored, one corrupt */
+    cr_assert_eq(put_error(&put, 1), KVF_ERR_INVALID);
+    cr_assert_eq(get_one(&raw, "a"), KVF_OK);
+    cr_assert_eq(get_one(&raw, "b"), KVF_ERR_NOT_FOUND);
+    cr_assert(raw_ask(&raw, KVF_FRAME_MATCH, 5, NULL, block, 100)); /* no request at all */
+    static const struct {
+        const char *name;
+        uint64_t number;
+    } expected[] = {
+        {"operations.open.requests", 2},
+        {"operations.put.requests", 2},
+        {"operations.get.requests", 2},
+        {"operations.match.requests", 0},
+        {"operations.put.keys", 2},
+        {"statuses.KVF_OK", 3},
+        {"statuses.KVF_PARTIAL", 2},
+        {"statuses.KVF_ERR_INVALID", 1},
+        {"statuses.KVF_ERR_CORRUPT", 0},
+        {"statuses.KVF_ERR_PROTOCOL", 0},
+        {"key_statuses.KVF_OK", 2},
+        {"key_statuses.KVF_ERR_CORRUPT", 1},
+        {"key_statuses.KVF_ERR_INVALID", 0},
+        {"key_statuses.KVF_ERR_NOT_FOUND", 1},
+        {"protocol_errors", 1},
+    };
+    for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++)
+        cr_assert_eq(daemon_stat(&daemon_process, expected[i].name), expected[i].number, "%s", expected[i].name);
+    stop();
+}
+
 static kvf_status_t get_error(uint32_t first, uint32_t layers, size_t count, bool shared) {
     static ProtobufCBinaryData keys[100];
     for (size_t i = 0; i < count; i++) keys[i] = (ProtobufCBinaryData){.len = 1, .data = (uint8_t *)(uintptr_t) "k"};

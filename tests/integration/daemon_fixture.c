@@ -7,12 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { READY_MS = 10000, END_MS = 15000 };
+enum { READY_MS = 10000, END_MS = 15000, STATS_BYTES = 1 << 20 };
 
 static void sleep_ms(unsigned ms) { nanosleep(&(struct timespec){.tv_nsec = (long)ms * 1000000}, NULL); }
 
@@ -104,6 +106,34 @@ bool daemon_logged(const daemon_fixture_t *daemon, const char *text) {
     bool has = strstr(log, text) != NULL;
     free(log);
     return has;
+}
+
+/* What the stats socket answers to `ask`, for the caller to free. */
+static char *ask_stats(const daemon_fixture_t *daemon, const char *ask) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s/%u.stats", daemon->folder, daemon->port);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    cr_assert_eq(write(fd, ask, strlen(ask)), (ssize_t)strlen(ask));
+    size_t bytes = 0;
+    char *text = calloc(1, STATS_BYTES);
+    while (!strstr(text, "\nEND\n")) {
+        ssize_t got = read(fd, text + bytes, STATS_BYTES - 1 - bytes);
+        cr_assert(got > 0, "stats end without END");
+        bytes += (size_t)got;
+    }
+    close(fd);
+    return text;
+}
+
+uint64_t daemon_stat(const daemon_fixture_t *daemon, const char *name) {
+    char *text = ask_stats(daemon, "stats\n"), line[128];
+    snprintf(line, sizeof(line), "\n%s ", name);
+    const char *at = strstr(text, line);
+    cr_assert_not_null(at, "no number '%s' in stats", name);
+    uint64_t number = strtoull(at + strlen(line), NULL, 10);
+    free(text);
+    return number;
 }
 
 static void remove_file(const daemon_fixture_t *daemon, const char *suffix) {

@@ -29,5 +29,7 @@ int daemon_signal(daemon_fixture_t *daemon, int signal);
 void daemon_remove(daemon_fixture_t *daemon);
 /* Whether its log, over all starts, has `text`. */
 bool daemon_logged(const daemon_fixture_t *daemon, const char *text);
+/* The number `name` of its stats, e.g. "operations.put.requests". Aborts the test if there is none. */
+uint64_t daemon_stat(const daemon_fixture_t *daemon, const char *name);
 
 #endif

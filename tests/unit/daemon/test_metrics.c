@@ -45,11 +45,12 @@ Test(metrics, a_new_instance_is_all_zero_and_has_every_row) {
 #define CHECK_VALUE(name, kind, unit, description) values++;
     size_t values = 0;
     KVF_METRICS_TABLE(CHECK_VALUE)
-    cr_assert_eq(json_object_size(tree), values + 2);
+    cr_assert_eq(json_object_size(tree), values + 3);
     cr_assert_eq(at(tree, "sessions"), 0);
     cr_assert_eq(at(tree, "memory_bytes"), 0);
     cr_assert_eq(json_object_size(json_object_get(tree, "operations")), 7);
     cr_assert_eq(json_object_size(json_object_get(tree, "statuses")), (size_t)KVF_STATUS_COUNT);
+    cr_assert_eq(json_object_size(json_object_get(tree, "key_statuses")), (size_t)KVF_STATUS_COUNT);
     cr_assert_eq(at(tree, "operations.ping.latency_ns.p99"), 0);
     json_decref(tree);
 }
@@ -58,8 +59,7 @@ Test(metrics, threads_add_up_and_rows_do_not_mix) {
     kvf_metrics_add(metrics[0], KVF_METRIC_BLOCKS_STORED, 3);
     kvf_metrics_add(metrics[1], KVF_METRIC_BLOCKS_STORED, 4);
     kvf_metrics_add(metrics[1], KVF_METRIC_BLOCKS_EVICTED, 1);
-    kvf_metrics_set(metrics[0], KVF_METRIC_BLOCK_BYTES, 100);
-    kvf_metrics_set(metrics[0], KVF_METRIC_BLOCK_BYTES, 50);
+    kvf_metrics_add(metrics[0], KVF_METRIC_BLOCK_BYTES, 50);
     json_t *tree = collect();
     cr_assert_eq(at(tree, "blocks_stored"), 7);
     cr_assert_eq(at(tree, "blocks_evicted"), 1);
@@ -98,6 +98,13 @@ Test(metrics, a_finished_request_counts_with_status_and_latency) {
     cr_assert_eq(at(tree, "statuses.KVF_OK"), 1);
     cr_assert_eq(at(tree, "statuses.KVF_ERR_BUSY"), 1);
     cr_assert_eq(at(tree, "statuses.KVF_ERR_INTERNAL"), 1, "an unknown status is an internal error");
+    cr_assert_eq(at(tree, "key_statuses.KVF_OK"), 0, "requests are not keys");
+    json_decref(tree);
+    kvf_metrics_count_keys(metrics[0], KVF_ERR_BUSY, 2);
+    kvf_metrics_count_keys(metrics[1], KVF_ERR_BUSY, 3);
+    tree = collect();
+    cr_assert_eq(at(tree, "key_statuses.KVF_ERR_BUSY"), 5);
+    cr_assert_eq(at(tree, "statuses.KVF_ERR_BUSY"), 1, "keys are not requests");
     json_decref(tree);
 }
 
