@@ -19,6 +19,7 @@ static void fill_ref(kvf_kernels_t *table) {
     kvf__quantise_fill_ref(table);
     kvf__hamming_fill_ref(table);
     kvf__transform_fill_ref(table);
+    kvf__exact_fill_ref(table);
 }
 
 #if defined(__x86_64__)
@@ -26,6 +27,7 @@ static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_
 static void fill_avx2(kvf_kernels_t *table) {
     kvf__copy_hash_fill_avx2(table);
     kvf__hamming_fill_avx2(table);
+    kvf__exact_fill_avx2(table);
 }
 
 static bool has_avx512(void) {
@@ -36,6 +38,7 @@ static void fill_avx512(kvf_kernels_t *table) {
     kvf__copy_hash_fill_avx512(table);
     kvf__hamming_fill_avx512(table);
     kvf__rans_fill_avx512(table);
+    kvf__exact_fill_avx512(table);
 }
 #endif
 

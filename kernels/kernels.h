@@ -25,6 +25,9 @@ enum { KVF_VALUES_BF16 = 1, KVF_VALUES_FP16 = 2, KVF_VALUES_FP32 = 3 };
 /* Which components rotate together; the numbers are those of kvf_rope_style_t. */
 enum { KVF_ROTATE_HALVES = 1 /* j and j + rope_dim / 2 */, KVF_ROTATE_PAIRS = 2 /* 2j and 2j + 1 */ };
 
+/* One symbol of an encoding table: frequency (bits 31..16) and start (15..0), of KVF_RANS_TABLE_SLOTS. */
+typedef uint32_t kvf_rans_code_t;
+
 typedef struct kvf_kernels {
     const char *name; /* "ref", "avx2", "avx512" */
 
@@ -46,6 +49,28 @@ typedef struct kvf_kernels {
      * lanes whose bit is set in `lanes`; q [dim, 16] gets whole numbers, 0 on the other lanes. Any bytes are safe. */
     void (*rans_decode_rows)(kvf_rans_decoder_t *decoder, const kvf_rans_model_t *model, const int32_t *classes,
                              const int32_t *shifts, uint32_t lanes, unsigned dim, float *q);
+
+    /* ---- lossless coding (fusion/exact/) of [rows, width] values that lie one after the other ---- */
+
+    /* A value is taken apart: the 8 bits below its sign (bf16, fp32: the exponent; fp16: the exponent and 3 bits of mantissa), the
+     * byte of the sign and the 7 bits that follow, and of fp32 16 bits more, little endian. symbols, low [rows, width]; halves
+     * [rows, width, 2 bytes], NULL if values have 16 bits. symbol = bits − base [width], mod 256. */
+    void (*exact_split)(uint8_t *symbols, uint8_t *low, uint8_t *halves, const void *values, const uint8_t *base,
+                        size_t width, size_t rows);
+    /* The way back. */
+    void (*exact_merge)(void *values, const uint8_t *symbols, const uint8_t *low, const uint8_t *halves,
+                        const uint8_t *base, size_t width, size_t rows);
+
+    /* Decodes symbols [rows, width]: a row is ⌈width / 16⌉ vector steps, the last one maybe of fewer lanes, and step i of the call
+     * is on set i % sets. Column c has the table of slots [tables[c], KVF_RANS_TABLE_SLOTS]. Any bytes are safe. */
+    void (*rans_decode_bytes)(kvf_rans_decoder_t *decoder, const kvf_rans_slot_t *slots, const uint8_t *tables,
+                              size_t width, size_t rows, uint8_t *symbols);
+    /* The mirror, from the last symbol to the first; a stream of several calls is coded last call first. Words go down from `end`,
+     * at most one a symbol; returns where they begin. states [KVF_RANS_SETS_MAX, 16], at KVF_RANS_LOW before the first call; codes
+     * [tables, 256]: every symbol that comes has a frequency above 0. */
+    uint8_t *(*rans_encode_bytes)(uint32_t (*states)[KVF_RANS_LANES], uint32_t sets, const kvf_rans_code_t *codes,
+                                  const uint8_t *tables, size_t width, size_t rows, const uint8_t *symbols,
+                                  uint8_t *end);
 
     /* ---- row groups ---- */
 

@@ -20,4 +20,8 @@ void kvf__hamming_fill_ref(kvf_kernels_t *table);
 void kvf__hamming_fill_avx2(kvf_kernels_t *table);
 void kvf__hamming_fill_avx512(kvf_kernels_t *table);
 
+void kvf__exact_fill_ref(kvf_kernels_t *table);
+void kvf__exact_fill_avx2(kvf_kernels_t *table);
+void kvf__exact_fill_avx512(kvf_kernels_t *table);
+
 #endif
