@@ -37,7 +37,9 @@ static bool has_avx512(void) {
 static void fill_avx512(kvf_kernels_t *table) {
     kvf__copy_hash_fill_avx512(table);
     kvf__hamming_fill_avx512(table);
+    kvf__quantise_fill_avx512(table);
     kvf__rans_fill_avx512(table);
+    kvf__transform_fill_avx512(table);
     kvf__exact_fill_avx512(table);
 }
 #endif

@@ -4,10 +4,10 @@
  * below the range take words, which an expanding move deals out in rising order of lanes. Escapes and uniform bits are rare
  * and branch. Near the end loads are masked, so nothing outside the words is read. */
 #include "kernels/levels.h"
+#include "kernels/x86/unroll.h"
 
 #include <immintrin.h>
 
-#define INLINE      static inline __attribute__((always_inline))
 #define LIKELY(x)   __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 

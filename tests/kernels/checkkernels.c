@@ -1,7 +1,7 @@
 /* checkkernels.c - each level of each kernel against the reference, on random and edge inputs; --bench times them.
  *
- *   checkkernels                   compares; exit 1 and a line for each difference
- *   checkkernels --bench [hash|rans]    that, then the rates of each level: medians over rounds
+ *   checkkernels                             compares; exit 1 and a line for each difference
+ *   checkkernels --bench [hash|rans|rows]    that, then the rates of each level: medians over rounds
  *
  * Here are copies and hashes, on data in and out of the caches. */
 #include "tests/kernels/checkkernels.h"
@@ -218,6 +218,7 @@ static void bench(const char *what) {
     bool is_all = !strcmp(what, "all");
     if (is_all || !strcmp(what, "hash")) bench_hash();
     if (is_all || !strcmp(what, "rans")) bench_rans();
+    if (is_all || !strcmp(what, "rows")) bench_rows();
 }
 
 int main(int argc, char **argv) {
@@ -231,6 +232,7 @@ int main(int argc, char **argv) {
         check_level(table, &b);
         check_fences(table);
         check_rans(table);
+        check_rows(table);
         levels++;
     }
     for (int i = 0; i < ROUNDS; i++) check_pieces(&b, draw() % LENGTH_MAX, (unsigned)i % 3);

@@ -26,4 +26,7 @@ double check_median(double *rates);
 void check_rans(const kvf_kernels_t *table);
 void bench_rans(void);
 
+void check_rows(const kvf_kernels_t *table);
+void bench_rows(void);
+
 #endif
