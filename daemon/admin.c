@@ -288,7 +288,7 @@ kvf_status_t kvf__admin_start(const char *path, unsigned mode, const kvf_admin_c
     admin->command_count = command_count;
     admin->arg = arg;
     admin->limits = *limits;
-    kvf_status_t status = kvf_unix_listen(&admin->file, path, mode);
+    kvf_status_t status = kvf_unix_listen(&admin->file, path, SOCK_STREAM, mode);
     if (status != KVF_OK) goto err_free;
     status = start_loop(admin);
     if (status != KVF_OK) goto err_file;

@@ -1,6 +1,7 @@
 #define KVF_LOG_MODULE "memory"
 #include "daemon/door.h"
 
+#include "daemon/unix_socket.h"
 #include "transport/fdpass.h"
 #include "transport/log.h"
 
@@ -29,8 +30,7 @@ struct kvf_door {
     uv_poll_t poll; /* the listener */
     uv_async_t stop;
     uv_timer_t sweep;
-    int listener;
-    char path[108];
+    kvf_unix_listener_t file;
     kvf_directory_t *directory;
     kvf_service_t *const *services;
     guest_t *guests;
@@ -72,8 +72,14 @@ static void on_guest(uv_poll_t *poll, int error, int events) {
 static void on_knock(uv_poll_t *poll, int error, int events) {
     (void)events;
     kvf_door_t *door = poll->data;
-    int fd;
-    if (error || kvf_fdpass_accept(door->listener, &fd) != KVF_OK) return;
+    int fd = -1;
+    kvf_status_t status = error ? KVF_ERR_IO : kvf_fdpass_accept(door->file.fd, &fd);
+    if (status == KVF_ERR_BUSY) return;
+    if (status != KVF_OK) { /* no descriptor is left, perhaps: the knock would wake the loop again and again */
+        kvf_log_limited(KVF_LOG_WARN, "a client at the memory socket cannot be taken now");
+        uv_poll_stop(poll);
+        return;
+    }
     guest_t *guest = door->num_guests < GUESTS_MAX ? calloc(1, sizeof(*guest)) : NULL;
     if (!guest || uv_poll_init(&door->loop, &guest->poll, fd)) {
         kvf_log_limited(KVF_LOG_WARN, "too many clients at the memory socket, one is turned away");
@@ -93,8 +99,10 @@ static void on_knock(uv_poll_t *poll, int error, int events) {
 static void on_sweep(uv_timer_t *timer) {
     kvf_door_t *door = timer->data;
     guest_t *guest, *next;
-    DL_FOREACH_SAFE(door->guests, guest, next)
-    if (uv_hrtime() - guest->since_ns > GUEST_MS * UINT64_C(1000000)) close(see_off(guest));
+    DL_FOREACH_SAFE(door->guests, guest, next) {
+        if (uv_hrtime() - guest->since_ns > GUEST_MS * UINT64_C(1000000)) close(see_off(guest));
+    }
+    if (!uv_is_active((uv_handle_t *)&door->poll)) uv_poll_start(&door->poll, UV_READABLE, on_knock);
 }
 
 static void on_stop(uv_async_t *stop) {
@@ -114,15 +122,14 @@ kvf_status_t kvf_door_create(const char *path, uint32_t mode, kvf_directory_t *d
     if (!door) return KVF_ERR_NO_MEMORY;
     door->directory = directory;
     door->services = services;
-    snprintf(door->path, sizeof(door->path), "%s", path);
-    kvf_status_t status = kvf_fdpass_listen(path, (mode_t)mode, &door->listener);
+    kvf_status_t status = kvf_unix_listen(&door->file, path, SOCK_SEQPACKET, mode);
     if (status != KVF_OK) goto err_free;
     if (uv_loop_init(&door->loop)) {
         status = KVF_ERR_NO_MEMORY;
         goto err_listener;
     }
     uv_timer_init(&door->loop, &door->sweep);
-    if (uv_async_init(&door->loop, &door->stop, on_stop) || uv_poll_init(&door->loop, &door->poll, door->listener)) {
+    if (uv_async_init(&door->loop, &door->stop, on_stop) || uv_poll_init(&door->loop, &door->poll, door->file.fd)) {
         status = KVF_ERR_IO;
         goto err_listener; /* a loop that never ran holds no memory of others */
     }
@@ -137,8 +144,7 @@ kvf_status_t kvf_door_create(const char *path, uint32_t mode, kvf_directory_t *d
     return KVF_OK;
 
 err_listener:
-    close(door->listener);
-    unlink(path);
+    kvf_unix_close(&door->file);
 err_free:
     free(door);
     return status;
@@ -149,7 +155,6 @@ void kvf_door_destroy(kvf_door_t *door) {
     uv_async_send(&door->stop);
     uv_thread_join(&door->thread);
     uv_loop_close(&door->loop);
-    close(door->listener);
-    unlink(door->path);
+    kvf_unix_close(&door->file);
     free(door);
 }

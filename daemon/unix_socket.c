@@ -5,12 +5,11 @@
 #include <libgen.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-    BACKLOG = 16,
+    BACKLOG = 64,
     LOCK_TRIES = 100, /* with LOCK_WAIT_NS between: one second */
 };
 static const long LOCK_WAIT_NS = 10 * 1000 * 1000;
@@ -33,11 +32,11 @@ static kvf_status_t lock_folder(const char *path, int *folder) {
 }
 
 /* Removes the socket at the address if nobody listens there. KVF_OK: the path is free. */
-static kvf_status_t remove_dead(const struct sockaddr_un *address) {
+static kvf_status_t remove_dead(const struct sockaddr_un *address, int type) {
     struct stat about;
     if (lstat(address->sun_path, &about) != 0) return errno == ENOENT ? KVF_OK : kvf_status_from_errno(errno);
     if (!S_ISSOCK(about.st_mode)) return KVF_ERR_ADDRESS;
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    const int fd = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) return kvf_status_from_errno(errno);
     const int error = connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ? 0 : errno;
     (void)close(fd);
@@ -48,11 +47,12 @@ static kvf_status_t remove_dead(const struct sockaddr_un *address) {
 }
 
 /* The folder is locked. Nobody can connect before listen, so the mode is right from the first client on. */
-static kvf_status_t bind_and_listen(kvf_unix_listener_t *listener, const struct sockaddr_un *address, unsigned mode) {
+static kvf_status_t bind_and_listen(kvf_unix_listener_t *listener, const struct sockaddr_un *address, int type,
+                                    unsigned mode) {
     struct stat about;
-    kvf_status_t status = remove_dead(address);
+    kvf_status_t status = remove_dead(address, type);
     if (status != KVF_OK) return status;
-    listener->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    listener->fd = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listener->fd < 0) return kvf_status_from_errno(errno);
     if (bind(listener->fd, (const struct sockaddr *)address, sizeof(*address)) != 0) {
         status = kvf_status_from_errno(errno);
@@ -75,7 +75,7 @@ err_close:
     return status;
 }
 
-kvf_status_t kvf_unix_listen(kvf_unix_listener_t *listener, const char *path, unsigned mode) {
+kvf_status_t kvf_unix_listen(kvf_unix_listener_t *listener, const char *path, int type, unsigned mode) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const size_t size = strlen(path);
     int folder;
@@ -86,7 +86,7 @@ kvf_status_t kvf_unix_listen(kvf_unix_listener_t *listener, const char *path, un
     memcpy(listener->path, path, size + 1);
     kvf_status_t status = lock_folder(path, &folder);
     if (status != KVF_OK) return status;
-    status = bind_and_listen(listener, &address, mode);
+    status = bind_and_listen(listener, &address, type, mode);
     (void)close(folder); /* and with it the lock */
     return status;
 }

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -22,30 +21,6 @@ kvf_status_t kvf_fdpass_connect(const char *path, int *fd) {
     int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (made < 0) return kvf_status_from_errno(errno);
     if (connect(made, (struct sockaddr *)&address, sizeof(address))) {
-        status = kvf_status_from_errno(errno);
-        close(made);
-        return status;
-    }
-    *fd = made;
-    return KVF_OK;
-}
-
-kvf_status_t kvf_fdpass_listen(const char *path, mode_t mode, int *fd) {
-    struct sockaddr_un address;
-    kvf_status_t status = fill_address(path, &address);
-    if (status) return status;
-    int other;
-    status = kvf_fdpass_connect(path, &other);
-    if (status == KVF_OK) {
-        close(other);
-        return KVF_ERR_ADDRESS_IN_USE;
-    }
-    struct stat about;
-    if (status == KVF_ERR_UNREACHABLE && !lstat(path, &about) && S_ISSOCK(about.st_mode)) unlink(path);
-
-    int made = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (made < 0) return kvf_status_from_errno(errno);
-    if (bind(made, (struct sockaddr *)&address, sizeof(address)) || chmod(path, mode) || listen(made, 64)) {
         status = kvf_status_from_errno(errno);
         close(made);
         return status;

@@ -8,18 +8,13 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 enum { KVF_FDPASS_FDS_MAX = 1 };
-
-/* Listens at `path` with the file mode `mode`. The file of a daemon that died is replaced; a live one's gives
- * KVF_ERR_ADDRESS_IN_USE. `*fd` is the caller's, the file to be unlinked by it. */
-kvf_status_t kvf_fdpass_listen(const char *path, mode_t mode, int *fd) KVF_MUST_CHECK;
 
 /* Connects to `path`. */
 kvf_status_t kvf_fdpass_connect(const char *path, int *fd) KVF_MUST_CHECK;
 
-/* Takes one waiting client. KVF_ERR_BUSY: none is waiting. */
+/* Takes one waiting client of a listening, non-blocking socket. KVF_ERR_BUSY: none is waiting. */
 kvf_status_t kvf_fdpass_accept(int listener, int *fd) KVF_MUST_CHECK;
 
 /* Sends `bytes` bytes and, if it is not -1, the descriptor `passed` (which stays the caller's). KVF_ERR_BUSY: would block. */

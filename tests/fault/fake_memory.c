@@ -1,6 +1,7 @@
 /* fake_memory.c - the fake daemon's memory socket. */
 #include "fake_internal.h"
 
+#include "daemon/unix_socket.h"
 #include "transport/fdpass.h"
 
 #include <criterion/assert.h>
@@ -110,7 +111,9 @@ void fake_close_memory(fake_daemon_t *fake) {
 
 void fake_memory_open(fake_daemon_t *fake) {
     snprintf(fake->socket_path, sizeof(fake->socket_path), "/tmp/kvf-fake-%d-%u.mem", (int)getpid(), fake_port(fake));
-    cr_assert_eq(kvf_fdpass_listen(fake->socket_path, 0600, &fake->door), KVF_OK);
+    kvf_unix_listener_t listener;
+    cr_assert_eq(kvf_unix_listen(&listener, fake->socket_path, SOCK_SEQPACKET, 0600), KVF_OK);
+    fake->door = listener.fd;
     uv_poll_init(&fake->loop, &fake->door_poll, fake->door);
     fake->door_poll.data = fake;
     uv_poll_start(&fake->door_poll, UV_READABLE, on_door);

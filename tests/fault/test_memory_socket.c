@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -121,6 +123,44 @@ Test(memory_socket, guests_that_say_nothing_do_not_lock_others_out) {
     nanosleep(&limit, NULL); /* their time is 2 s */
     int fd = attach();
     for (int i = 0; i < 40; i++) close(guests[i]);
+    close(fd);
+    stop();
+}
+
+/* The daemon's next one. */
+static unsigned find_descriptor(void) {
+    char path[64];
+    struct stat about;
+    unsigned number = 0;
+    do snprintf(path, sizeof(path), "/proc/%d/fd/%u", (int)daemon_process.pid, number);
+    while (!lstat(path, &about) && ++number);
+    return number;
+}
+
+static double cpu_seconds(void) {
+    clockid_t clock;
+    struct timespec used;
+    cr_assert_eq(clock_getcpuclockid(daemon_process.pid, &clock), 0);
+    cr_assert_eq(clock_gettime(clock, &used), 0);
+    return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
+}
+
+Test(memory_socket, a_daemon_without_a_descriptor_left_neither_spins_nor_forgets_who_knocked) {
+    start(NULL);
+    struct rlimit before, tight;
+    struct timespec second = {.tv_sec = 1};
+    nanosleep(&second, NULL); /* its memory is there */
+    cr_assert_eq(prlimit(daemon_process.pid, RLIMIT_NOFILE, NULL, &before), 0);
+    tight = (struct rlimit){.rlim_cur = find_descriptor(), .rlim_max = before.rlim_max};
+    cr_assert_eq(prlimit(daemon_process.pid, RLIMIT_NOFILE, &tight, NULL), 0);
+    int fd = open_socket(), passed;
+    double used = cpu_seconds();
+    nanosleep(&second, NULL);
+    cr_assert_lt(cpu_seconds() - used, 0.1, "it knocks its head against the door");
+    cr_assert_eq(prlimit(daemon_process.pid, RLIMIT_NOFILE, &before, NULL), 0);
+    kvf_memory_message_t answer;
+    cr_assert_eq(ask(fd, message(KVF_MEMORY_ATTACH, 0), -1, &answer, &passed), KVF_OK);
+    cr_assert_eq(answer.type, KVF_MEMORY_ATTACHED);
     close(fd);
     stop();
 }

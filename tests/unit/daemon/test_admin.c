@@ -372,7 +372,7 @@ Test(admin_socket, the_mode_is_the_one_that_was_asked_whatever_the_umask) {
 
 Test(admin_socket, the_socket_of_a_dead_daemon_is_replaced) {
     kvf_unix_listener_t dead;
-    cr_assert_eq(kvf_unix_listen(&dead, path, 0600), KVF_OK);
+    cr_assert_eq(kvf_unix_listen(&dead, path, SOCK_STREAM, 0600), KVF_OK);
     close(dead.fd); /* and the file stays, as after a crash */
     cr_assert_eq(kvf_admin_start(path, 0660, commands, COMMANDS, world, &admin), KVF_OK);
     cr_assert_eq(mode_of_socket(), 0660);
@@ -400,7 +400,7 @@ static void start_daemon(int go, int report, int end) {
     kvf_unix_listener_t mine;
     char byte;
     if (read(go, &byte, 1) != 0) _exit(1);
-    byte = kvf_unix_listen(&mine, path, 0600) == KVF_OK ? 'w' : '-';
+    byte = kvf_unix_listen(&mine, path, SOCK_STREAM, 0600) == KVF_OK ? 'w' : '-';
     if (write(report, &byte, 1) != 1 || read(end, &byte, 1) != 0) _exit(1);
     _exit(0);
 }
@@ -410,7 +410,7 @@ Test(admin_socket, one_of_many_that_start_at_once_over_a_dead_socket_wins) {
     for (int round = 0; round < ROUNDS; round++) {
         int go[2], report[2], end[2], wins = 0;
         kvf_unix_listener_t dead;
-        cr_assert_eq(kvf_unix_listen(&dead, path, 0600), KVF_OK);
+        cr_assert_eq(kvf_unix_listen(&dead, path, SOCK_STREAM, 0600), KVF_OK);
         close(dead.fd);
         cr_assert(!pipe(go) && !pipe(report) && !pipe(end));
         for (int i = 0; i < DAEMONS; i++) {
@@ -443,10 +443,10 @@ Test(admin_socket, nobody_touches_the_file_while_another_daemon_makes_its_own) {
     kvf_unix_listener_t mine;
     const int other = open(folder, O_RDONLY | O_DIRECTORY);
     cr_assert(other >= 0 && flock(other, LOCK_EX) == 0);
-    cr_assert_eq(kvf_unix_listen(&mine, path, 0600), KVF_ERR_BUSY);
+    cr_assert_eq(kvf_unix_listen(&mine, path, SOCK_STREAM, 0600), KVF_ERR_BUSY);
     cr_assert_neq(access(path, F_OK), 0);
     close(other);
-    cr_assert_eq(kvf_unix_listen(&mine, path, 0600), KVF_OK);
+    cr_assert_eq(kvf_unix_listen(&mine, path, SOCK_STREAM, 0600), KVF_OK);
     kvf_unix_close(&mine);
     stop();
 }
@@ -475,12 +475,25 @@ Test(admin_socket, a_path_that_cannot_be_is_an_error) {
 
 Test(admin_socket, a_socket_that_took_our_place_is_not_removed) {
     kvf_unix_listener_t ours, theirs;
-    cr_assert_eq(kvf_unix_listen(&ours, path, 0600), KVF_OK);
+    cr_assert_eq(kvf_unix_listen(&ours, path, SOCK_STREAM, 0600), KVF_OK);
     unlink(path);
-    cr_assert_eq(kvf_unix_listen(&theirs, path, 0600), KVF_OK);
+    cr_assert_eq(kvf_unix_listen(&theirs, path, SOCK_STREAM, 0600), KVF_OK);
     kvf_unix_close(&ours);
     cr_assert_eq(access(path, F_OK), 0);
     kvf_unix_close(&theirs);
+    stop();
+}
+
+Test(admin_socket, sockets_of_packets_follow_the_same_rules) {
+    kvf_unix_listener_t dead, first, second;
+    cr_assert_eq(kvf_unix_listen(&dead, path, SOCK_SEQPACKET, 0600), KVF_OK);
+    close(dead.fd);
+    cr_assert_eq(kvf_unix_listen(&first, path, SOCK_SEQPACKET, 0660), KVF_OK);
+    cr_assert_eq(mode_of_socket(), 0660);
+    cr_assert_eq(kvf_unix_listen(&second, path, SOCK_SEQPACKET, 0600), KVF_ERR_ADDRESS_IN_USE);
+    cr_assert_eq(kvf_unix_listen(&second, path, SOCK_STREAM, 0600), KVF_ERR_ADDRESS_IN_USE, "of the other type, too");
+    kvf_unix_close(&first);
+    cr_assert_neq(access(path, F_OK), 0);
     stop();
 }
 
