@@ -30,8 +30,10 @@ kvf_status_t kvf_block_decoder_create(const kvf_codec_t *codec, kvf_block_decode
     made->p = aligned_alloc(64, group);
     made->x = aligned_alloc(64, group);
     if (!made->z || !made->p || !made->x) status = KVF_ERR_NO_MEMORY;
-    if (status) kvf_block_decoder_destroy(made);
-    else *decoder = made;
+    if (status)
+        kvf_block_decoder_destroy(made);
+    else
+        *decoder = made;
     return status;
 }
 
@@ -112,7 +114,7 @@ static kvf_status_t seek(decoding_t *one, uint32_t layer) {
 
 /* Lanes of a group of the record's part, by what they need. */
 typedef struct part_lanes {
-    uint32_t here;               /* coded in the part */
+    uint32_t here;              /* coded in the part */
     uint32_t from[KVF_SOURCES]; /* and predicted by a source */
     float step[LANES];
 } part_lanes_t;
@@ -142,16 +144,18 @@ static void assemble(decoding_t *one, uint32_t head, uint32_t group) {
     part_lanes_t lanes = part_lanes(&decoder->part_plane, head, group);
     memset(decoder->p, 0, bytes);
     for (unsigned s = 0; s < KVF_SOURCES; s++)
-        if (lanes.from[s]) kvf__units_predict(&decoder->units, &decoder->map, s, head, group, lanes.from[s], decoder->p);
-    kvf_kernels()->dequantise(decoder->z, kvf_part_plane_q(&decoder->part_plane, dim, head, group), lanes.step, decoder->p,
-                              dim);
+        if (lanes.from[s])
+            kvf__units_predict(&decoder->units, &decoder->map, s, head, group, lanes.from[s], decoder->p);
+    kvf_kernels()->dequantise(decoder->z, kvf_part_plane_q(&decoder->part_plane, dim, head, group), lanes.step,
+                              decoder->p, dim);
     if (one->info.own_unit && lanes.here != 0xffff)
         kvf_kernels()->move_lanes(decoder->z, kvf_part_plane_q(&decoder->units.plane[0], dim, head, group), same,
                                   ~lanes.here & 0xffff, dim);
 }
 
 /* Rows that are not coded: their bytes, or zeros. */
-static void copy_raw(const kvf_part_plane_t *plane, uint32_t head, uint32_t group, uint8_t *to, const kvf_codec_t *codec) {
+static void copy_raw(const kvf_part_plane_t *plane, uint32_t head, uint32_t group, uint8_t *to,
+                     const kvf_codec_t *codec) {
     for (uint32_t r = group * LANES; r < plane->rows && r < (group + 1) * LANES; r++, to += codec->token_bytes) {
         size_t at = (size_t)head * plane->rows + r;
         if (plane->kind[at] == KVF_ROW_RAW) memcpy(to, plane->raw[at], codec->row_bytes);

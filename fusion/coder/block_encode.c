@@ -24,8 +24,8 @@ struct kvf_block_encoder {
     kvf__map_t map;
     kvf__chosen_t chosen;
     kvf_part_writer_t *unit_writer, *record_writer;
-    int *guess; /* [plane, 2], see rows.h */
-    uint8_t *kinds; /* scratch [head, token] */
+    int *guess;                             /* [plane, 2], see rows.h */
+    uint8_t *kinds;                         /* scratch [head, token] */
     float *x, *z, *p, *q, *r, *back, *work; /* [dim, 16] */
     uint8_t *rounded;                       /* 16 rows */
     uint8_t *record;
@@ -56,10 +56,13 @@ kvf_status_t kvf_block_encoder_create(const kvf_codec_t *codec, kvf_block_encode
     made->guess = calloc((size_t)shape->planes * 2, sizeof(int));
     made->kinds = malloc((size_t)shape->heads * codec->layout->block_tokens);
     made->rounded = malloc((size_t)LANES * codec->row_bytes);
-    if (!made->unit_writer || !made->record_writer || !made->guess || !made->kinds || !made->rounded || !make_groups(made))
+    if (!made->unit_writer || !made->record_writer || !made->guess || !made->kinds || !made->rounded ||
+        !make_groups(made))
         status = KVF_ERR_NO_MEMORY;
-    if (status) kvf_block_encoder_destroy(made);
-    else *encoder = made;
+    if (status)
+        kvf_block_encoder_destroy(made);
+    else
+        *encoder = made;
     return status;
 }
 
@@ -70,9 +73,8 @@ void kvf_block_encoder_destroy(kvf_block_encoder_t *encoder) {
     kvf__chosen_free(&encoder->chosen);
     kvf_part_writer_destroy(encoder->unit_writer);
     kvf_part_writer_destroy(encoder->record_writer);
-    void *all[] = {encoder->x,    encoder->z,    encoder->p,     encoder->q,     encoder->r,
-                   encoder->back, encoder->work, encoder->guess, encoder->kinds, encoder->rounded,
-                   encoder->record};
+    void *all[] = {encoder->x,    encoder->z,     encoder->p,     encoder->q,       encoder->r,     encoder->back,
+                   encoder->work, encoder->guess, encoder->kinds, encoder->rounded, encoder->record};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) free(all[i]);
     free(encoder);
 }
@@ -93,8 +95,8 @@ static kvf_status_t open_spans(encoding_t *one) {
     kvf__units_clear(units);
     for (uint32_t i = 0; i < in->num_spans; i++) {
         const kvf_span_t *span = &in->spans[i];
-        kvf_status_t status = kvf__units_add(units, span->unit, (uint32_t)span->unit_row + span->rows, in->find,
-                                             in->find_arg, &index);
+        kvf_status_t status =
+            kvf__units_add(units, span->unit, (uint32_t)span->unit_row + span->rows, in->find, in->find_arg, &index);
         if (status == KVF_ERR_NO_MEMORY) return status;
         if (status) continue;
         units->unit_of[one->info.num_spans] = (uint8_t)index;
@@ -151,7 +153,8 @@ static uint32_t predict(encoding_t *one, group_t *group) {
         kvf_kernels()->square_sums(error[0], encoder->z, encoder->p, dim);
         kvf_kernels()->square_sums(error[1], encoder->z, encoder->r, dim);
         for (uint32_t lane = 0; lane < LANES; lane++)
-            if (lanes[1] >> lane & 1 && (!(lanes[0] >> lane & 1) || error[1][lane] < error[0][lane])) better |= 1u << lane;
+            if (lanes[1] >> lane & 1 && (!(lanes[0] >> lane & 1) || error[1][lane] < error[0][lane]))
+                better |= 1u << lane;
         kvf_kernels()->move_lanes(encoder->p, encoder->r, same, better, dim);
     }
     for (uint32_t lane = 0; lane < LANES; lane++) group->source[lane] = better >> lane & 1;
@@ -203,8 +206,10 @@ static uint32_t check_group(encoding_t *one, group_t *group) {
     for (uint32_t lane = 0; lane < LANES; lane++) {
         if (!(group->lanes >> lane & 1) || group->rows.kind[lane] > KVF_ROW_ALONE) continue;
         float allowed = bound * bound * group->norm[lane];
-        if (!(error[lane] <= allowed * SAFETY)) broken |= 1u << lane;
-        else if (error[lane] > one->worst * allowed) one->worst = error[lane] / allowed;
+        if (!(error[lane] <= allowed * SAFETY))
+            broken |= 1u << lane;
+        else if (error[lane] > one->worst * allowed)
+            one->worst = error[lane] / allowed;
     }
     return broken;
 }
@@ -215,7 +220,8 @@ static void encode_group(encoding_t *one, group_t *group) {
     for (int round = 0;; round++) {
         uint32_t broken = check_group(one, group);
         if (!broken) break;
-        if (round < REFINE_MAX) kvf_rows_refine(&group->rows, broken);
+        if (round < REFINE_MAX)
+            kvf_rows_refine(&group->rows, broken);
         else
             for (uint32_t lane = 0; lane < LANES; lane++)
                 if (broken >> lane & 1) group->rows.kind[lane] = KVF_ROW_RAW;
@@ -331,7 +337,8 @@ static kvf_status_t finish(encoding_t *one) {
     const uint8_t *part = NULL;
     size_t part_bytes = 0;
     kvf_status_t status = write_parts(one);
-    if (!status && encoder->map.num_present) status = kvf_part_writer_finish(encoder->record_writer, &part, &part_bytes);
+    if (!status && encoder->map.num_present)
+        status = kvf_part_writer_finish(encoder->record_writer, &part, &part_bytes);
     if (!status && one->info.own_unit)
         status = kvf_part_writer_finish(encoder->unit_writer, &one->out->unit, &one->out->unit_bytes);
     if (!status) status = write_record(one, part, part_bytes);

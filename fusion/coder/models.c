@@ -140,10 +140,8 @@ static void make_choices(void) {
             fill_slots(symbol, s, choices.slots[table]);
         }
     }
-    choices.model.rans = (kvf_rans_model_t){.slots = choices.slots[0],
-                                            .num_tables = KVF_CHOICE_TABLES,
-                                            .octave = 1,
-                                            .max_class = KVF_CHOICE_TABLES - 1};
+    choices.model.rans = (kvf_rans_model_t){
+        .slots = choices.slots[0], .num_tables = KVF_CHOICE_TABLES, .octave = 1, .max_class = KVF_CHOICE_TABLES - 1};
 }
 
 static void make_families(void) {

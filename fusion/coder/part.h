@@ -39,9 +39,9 @@ enum {
     KVF_SOURCES = 2, /* units' rows that a row may choose from */
     KVF_PART_HEAD_BYTES = 12,
     KVF_PART_GROUP_BYTES = 16,
-    KVF_PART_STREAM_TARGET = 6144, /* bytes of a stream that end a group of layers */
-    KVF_STEP_OCTAVE = 8,           /* steps are 2^(e/8) */
-    KVF_STEP_MAX = 480,            /* |e| */
+    KVF_PART_STREAM_TARGET = 12288, /* bytes of a stream that end a group of layers */
+    KVF_STEP_OCTAVE = 8,            /* steps are 2^(e/8) */
+    KVF_STEP_MAX = 480,             /* |e| */
 };
 
 /* How a row is kept. */
@@ -73,14 +73,14 @@ typedef struct kvf_part_plane {
     int16_t *step; /* e of the row, meaningful for REFERS and ALONE */
     int16_t *level;
     uint8_t *kind;
-    uint8_t *source; /* of SAME and REFERS */
+    uint8_t *source;     /* of SAME and REFERS */
     const uint8_t **raw; /* the bytes of RAW rows; the reader's point into its part */
 } kvf_part_plane_t;
 
 /* What is known of a plane's rows [head, rows] before it is read. */
 typedef struct kvf_part_hints {
-    const uint8_t *present;           /* [rows]: whether the part holds anything of that token; else its rows are ELSEWHERE */
-    const uint8_t *sources;            /* bit s: source s has a row that stands alone there */
+    const uint8_t *present; /* [rows]: whether the part holds anything of that token; else its rows are ELSEWHERE */
+    const uint8_t *sources; /* bit s: source s has a row that stands alone there */
     const int16_t *step[KVF_SOURCES]; /* e of that row */
 } kvf_part_hints_t;
 

@@ -96,7 +96,8 @@ static bool read_head(kvf_part_reader_t *reader, kvf__plane_head_t *head) {
         .level_base_refers = (int8_t)at[3],
         .level_base_alone = (int8_t)at[4],
     };
-    if (head->usual_kind >= KVF_ROW_KINDS || head->second_kind >= KVF_ROW_KINDS || head->usual_kind == head->second_kind)
+    if (head->usual_kind >= KVF_ROW_KINDS || head->second_kind >= KVF_ROW_KINDS ||
+        head->usual_kind == head->second_kind)
         return false;
     reader->head = at + 5;
     if (!head->some_alone) return true;
@@ -106,7 +107,8 @@ static bool read_head(kvf_part_reader_t *reader, kvf__plane_head_t *head) {
     return true;
 }
 
-static void decode_step(kvf_part_reader_t *reader, const kvf_model_t *model, int32_t class, uint32_t lanes, float *values) {
+static void decode_step(kvf_part_reader_t *reader, const kvf_model_t *model, int32_t class, uint32_t lanes,
+                        float *values) {
     static const int32_t no_shift[KVF_RANS_LANES] = {0};
     kvf_kernels()->rans_decode_rows(&reader->stream, &model->rans, &class, no_shift, lanes, 1, values);
 }
@@ -180,8 +182,8 @@ static kvf_status_t read_group(kvf_part_reader_t *reader, const kvf__plane_head_
     for (unsigned lane = 0; lane < KVF_RANS_LANES && coded >> lane; lane++) {
         if (!(coded >> lane & 1)) continue;
         bool alone = lanes.alone >> lane & 1;
-        int base = alone ? head->step_base[h] * KVF__STEP_BASE_UNIT
-                         : hints->step[plane->source[first + lane]][first + lane];
+        int base =
+            alone ? head->step_base[h] * KVF__STEP_BASE_UNIT : hints->step[plane->source[first + lane]][first + lane];
         plane->step[first + lane] = (int16_t)kvf__clamp_step(base + (int)steps[lane]);
         levels[lane] = (int)level_deltas[lane] + (alone ? head->level_base_alone : head->level_base_refers);
         plane->level[first + lane] = (int16_t)levels[lane];

@@ -269,8 +269,7 @@ void kvf_part_writer_put(kvf_part_writer_t *writer, const kvf_part_plane_t *plan
     choose_bases(shape, plane, hints, &head, step_base);
     write_head(writer, &head);
     for (uint32_t h = 0; h < shape->heads; h++)
-        for (uint32_t group = 0; group < plane->groups; group++)
-            put_group(writer, plane, &head, hints, h, group);
+        for (uint32_t group = 0; group < plane->groups; group++) put_group(writer, plane, &head, hints, h, group);
     writer->next_plane++;
     bool is_layer = writer->next_plane % shape->planes == 0;
     bool is_full = writer->cost / 8 / KVF_COST_ONE_BIT >= KVF_PART_STREAM_TARGET;

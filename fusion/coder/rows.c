@@ -1,4 +1,5 @@
 /* rows.c - see rows.h. */
+
 #include "fusion/coder/rows.h"
 
 #include "fusion/coder/part_internal.h"
@@ -8,6 +9,9 @@
 #include <string.h>
 
 enum { LANES = KVF_RANS_LANES, SEARCH_MAX = 64 };
+
+/* A reference must save this much to be worth it: a row that refers cannot be referred to. */
+static const float WORTH = 0.7f;
 
 static float inverse_of(float step) { return 1.0f / step; }
 
@@ -119,7 +123,7 @@ static uint32_t cheaper_with_unit(const kvf_rows_t *rows, uint32_t lanes, const 
     kvf_kernels()->magnitude_bits(bits_refers, rows->r, inverse, rows->dim);
     uint32_t cheaper = 0;
     for (int lane = 0; lane < LANES; lane++)
-        if (lanes >> lane & 1 && (alone[lane] == INT_MIN || bits_refers[lane] < bits_alone[lane]))
+        if (lanes >> lane & 1 && (alone[lane] == INT_MIN || bits_refers[lane] < WORTH * bits_alone[lane]))
             cheaper |= 1u << lane;
     return cheaper;
 }

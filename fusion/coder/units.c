@@ -128,8 +128,8 @@ uint32_t kvf__units_lanes(const kvf__units_t *units, const kvf__map_t *map, unsi
     return lanes;
 }
 
-void kvf__units_predict(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head, uint32_t group,
-                        uint32_t lanes, float *p) {
+void kvf__units_predict(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head,
+                        uint32_t group, uint32_t lanes, float *p) {
     uint32_t first = group * LANES, dim = units->codec->shape.dim;
     while (lanes) { /* those that lie in the same group of the same unit, together */
         uint32_t lead = first + (uint32_t)__builtin_ctz(lanes), now = 0;

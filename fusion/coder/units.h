@@ -33,8 +33,8 @@ kvf_status_t kvf__units_next(kvf__units_t *units, const kvf__map_t *map) KVF_MUS
 kvf_part_hints_t kvf__units_hints(const kvf__units_t *units, const kvf__map_t *map);
 
 /* Prediction of 16 tokens from 16 × group on by `source`: p [dim, 16] on the lanes of `lanes`, others stay. */
-void kvf__units_predict(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head, uint32_t group,
-                        uint32_t lanes, float *p);
+void kvf__units_predict(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head,
+                        uint32_t group, uint32_t lanes, float *p);
 /* The lanes for which `source` has a row. */
 uint32_t kvf__units_lanes(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head,
                           uint32_t group);

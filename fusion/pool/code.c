@@ -13,7 +13,7 @@ static uint64_t now_ns(void) {
 /* The last tokens of the block before `block`, if it is known: its context. */
 static uint32_t context_of(kvf_pool_t *pool, const kvf__block_t *block, uint32_t context[KVF_RUN_CONTEXT_KEPT]) {
     const kvf__block_t *previous = kvf__block_find(pool, block->previous);
-    if (!previous || !previous->token_ids) return 0;
+    if (!previous) return 0;
     uint32_t count = previous->tokens < KVF_RUN_CONTEXT_KEPT ? previous->tokens : KVF_RUN_CONTEXT_KEPT;
     memcpy(context, previous->token_ids + previous->tokens - count, count * sizeof(*context));
     return count;
@@ -43,9 +43,7 @@ static kvf_status_t find_spans(kvf_pool_t *pool, const kvf__block_t *block, kvf_
     kvf_run_span_t runs[KVF_RUN_SPANS];
     uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, block, context);
     *num_spans = 0;
-    if (!block->token_ids) return KVF_OK;
-    kvf_status_t status =
-        kvf_runs_find(pool->runs, block->token_ids, block->tokens, context, num_context, candidates);
+    kvf_status_t status = kvf_runs_find(pool->runs, block->token_ids, block->tokens, context, num_context, candidates);
     if (status) return status;
     drop_short_runs(candidates, block->tokens, pool->options.run_tokens_min);
     for (uint16_t source = 0; source < KVF_SOURCES; source++) {
@@ -63,15 +61,15 @@ static kvf_status_t find_spans(kvf_pool_t *pool, const kvf__block_t *block, kvf_
 /* Enters the rows of a new unit: one for each token of the block. */
 static kvf_status_t enter_unit(kvf_pool_t *pool, const kvf__block_t *block, const kvf_record_info_t *info) {
     uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, block, context), before = KVF_UNIT_NONE;
-    if (!block->token_ids) return KVF_OK;
     const kvf__block_t *previous = kvf__block_find(pool, block->previous);
     kvf_record_info_t previous_info;
-    if (previous && !previous->is_staged && previous->token_ids &&
-        !kvf_record_read(previous->record.bytes, previous->record.num_bytes, pool->layout->block_tokens, &previous_info) &&
+    if (previous && !previous->is_staged &&
+        !kvf_record_read(previous->record.bytes, previous->record.num_bytes, pool->layout->block_tokens,
+                         &previous_info) &&
         previous_info.own_unit)
         before = (uint32_t)previous_info.own_unit - 1;
-    kvf_status_t status = kvf_runs_insert(pool->runs, (uint32_t)info->own_unit - 1, block->token_ids, block->tokens, context,
-                                          num_context, before);
+    kvf_status_t status = kvf_runs_insert(pool->runs, (uint32_t)info->own_unit - 1, block->token_ids, block->tokens,
+                                          context, num_context, before);
     return status == KVF_EXISTS ? KVF_OK : status;
 }
 

@@ -1,10 +1,11 @@
 /* pool.c - blocks of a pool: put, get, delete, staging. */
+#include "fusion/index/fingerprint.h"
 #include "fusion/pool/pool_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CALIBRATE_TOKENS = 1024, RUN_TOKENS_MIN = 4 };
+enum { CALIBRATE_TOKENS = 1024, RUN_TOKENS_MIN = 1 };
 
 static size_t plane_bytes(const kvf_pool_t *pool, uint32_t tokens) {
     const kvf_layout_t *layout = pool->layout;
@@ -32,7 +33,8 @@ kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **poo
     made->layout = kvf_layout_clone(options->layout);
     made->bounds = malloc(planes * sizeof(float));
     made->planes = malloc(planes * sizeof(void *));
-    kvf_runs_config_t config = {.max_units = KVF_RUN_UNITS_MAX, .max_rows = 1u << 31, .seed = options->seed};
+    kvf_runs_config_t config = {
+        .max_units = KVF_RUN_UNITS_MAX, .max_rows = 1u << 31, .run_tokens = 1, .gram_limit = 16, .seed = options->seed};
     kvf_status_t status = kvf_runs_create(&config, &made->runs);
     if (!made->layout || !made->bounds || !made->planes) status = KVF_ERR_NO_MEMORY;
     if (status) {
@@ -162,6 +164,19 @@ static bool is_put_sound(const kvf_pool_t *pool, const kvf_pool_put_t *put) {
     for (size_t i = 0; i < num_planes(pool); i++)
         if (!put->planes[i]) return false;
     return true;
+}
+
+/* The client's token ids, or what stands for them: hashes of the tokens' rows in layer 0's V. */
+static kvf_status_t keep_tokens(const kvf_pool_t *pool, kvf__block_t *block, const kvf_pool_put_t *put) {
+    const kvf_layout_t *layout = pool->layout;
+    block->token_ids = malloc(put->tokens * sizeof(*block->token_ids));
+    if (!block->token_ids) return KVF_ERR_NO_MEMORY;
+    if (put->token_ids)
+        memcpy(block->token_ids, put->token_ids, put->tokens * sizeof(*block->token_ids));
+    else
+        kvf_fingerprint_rows(put->planes[layout->planes - 1], plane_bytes(pool, 1), put->tokens,
+                             layout->kv_heads * layout->head_dim, layout->dtype, block->token_ids);
+    return KVF_OK;
 }
 
 kvf_status_t kvf_pool_put(kvf_pool_t *pool, const kvf_pool_put_t *put, kvf_pool_block_t *handle) {

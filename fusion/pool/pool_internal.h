@@ -22,7 +22,7 @@ typedef struct kvf__unit {
 
 typedef struct kvf__block {
     kvf__kept_t record;  /* or, staged, the block [layer, plane, token, head, dim] */
-    uint32_t *token_ids; /* [tokens], NULL: none; owned */
+    uint32_t *token_ids; /* [tokens], or what stands for them; owned */
     uint64_t position;
     kvf_pool_block_t previous;
     uint32_t generation;
