@@ -19,15 +19,6 @@ static uint32_t context_of(kvf_pool_t *pool, const kvf__block_t *block, uint32_t
     return count;
 }
 
-/* Rows whose run is too short are no candidates: a poor reference saves little, and keeps its row from being referred to. */
-static void drop_short_runs(kvf_run_candidate_t *candidates, uint32_t rows, uint32_t context_min) {
-    for (uint32_t r = 0; r < rows; r++)
-        for (uint32_t k = 0; k < KVF_RUN_CANDIDATES; k++) {
-            kvf_run_candidate_t *candidate = &candidates[r * KVF_RUN_CANDIDATES + k];
-            if (candidate->unit != KVF_UNIT_NONE && candidate->context < context_min) candidate->unit = KVF_UNIT_NONE;
-        }
-}
-
 /* Takes the unit that a row's first source refers to out of its candidates: the second one is another. */
 static void drop_chosen(kvf_run_candidate_t *candidates, const kvf_run_span_t *spans, uint32_t num_spans) {
     for (uint32_t i = 0; i < num_spans; i++)
@@ -45,7 +36,6 @@ static kvf_status_t find_spans(kvf_pool_t *pool, const kvf__block_t *block, kvf_
     *num_spans = 0;
     kvf_status_t status = kvf_runs_find(pool->runs, block->token_ids, block->tokens, context, num_context, candidates);
     if (status) return status;
-    drop_short_runs(candidates, block->tokens, pool->options.run_tokens_min);
     for (uint16_t source = 0; source < KVF_SOURCES; source++) {
         uint32_t count = kvf_run_spans(candidates, block->tokens, runs);
         for (uint32_t i = 0; i < count && *num_spans < KVF_SPANS_MAX; i++) {

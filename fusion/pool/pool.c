@@ -5,7 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CALIBRATE_TOKENS = 1024, RUN_TOKENS_MIN = 1 };
+enum { CALIBRATE_TOKENS = 1024 };
+
+/* One equal token is a candidate already: whether it saves enough is measured row by row (README). */
+static const kvf_runs_config_t RUNS = {
+    .max_units = KVF_RUN_UNITS_MAX, .max_rows = 1u << 31, .run_tokens = 1, .gram_limit = 16};
 
 static size_t plane_bytes(const kvf_pool_t *pool, uint32_t tokens) {
     const kvf_layout_t *layout = pool->layout;
@@ -28,13 +32,12 @@ kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **poo
     if (!made) return KVF_ERR_NO_MEMORY;
     made->options = *options;
     if (!made->options.calibrate_tokens) made->options.calibrate_tokens = CALIBRATE_TOKENS;
-    if (!made->options.run_tokens_min) made->options.run_tokens_min = RUN_TOKENS_MIN;
     made->free_unit = made->free_block = KVF__NO_SLOT;
     made->layout = kvf_layout_clone(options->layout);
     made->bounds = malloc(planes * sizeof(float));
     made->planes = malloc(planes * sizeof(void *));
-    kvf_runs_config_t config = {
-        .max_units = KVF_RUN_UNITS_MAX, .max_rows = 1u << 31, .run_tokens = 1, .gram_limit = 16, .seed = options->seed};
+    kvf_runs_config_t config = RUNS;
+    config.seed = options->seed;
     kvf_status_t status = kvf_runs_create(&config, &made->runs);
     if (!made->layout || !made->bounds || !made->planes) status = KVF_ERR_NO_MEMORY;
     if (status) {
@@ -188,13 +191,7 @@ kvf_status_t kvf_pool_put(kvf_pool_t *pool, const kvf_pool_put_t *put, kvf_pool_
     block->tokens = put->tokens;
     block->position = put->position;
     block->previous = put->previous;
-    if (put->token_ids) {
-        block->token_ids = malloc(put->tokens * sizeof(*block->token_ids));
-        if (block->token_ids)
-            memcpy(block->token_ids, put->token_ids, put->tokens * sizeof(*block->token_ids));
-        else
-            status = KVF_ERR_NO_MEMORY;
-    }
+    status = keep_tokens(pool, block, put);
     bool is_learning = !pool->codec && pool->options.basis == KVF_POOL_BASIS_CALIBRATED;
     if (!status && !is_learning && !pool->codec) status = kvf__learn_basis(pool);
     if (!status) status = is_learning ? stage(pool, block, put->planes) : kvf__code_block(pool, block, put->planes);

@@ -20,7 +20,6 @@ typedef struct kvf_pool_options {
     const float *bounds;        /* [layer, plane], copied; see kvf_codec_create */
     kvf_pool_basis_t basis;
     uint32_t calibrate_tokens; /* staged before the basis is made; 0: 1024 */
-    uint32_t run_tokens_min;   /* equal tokens up to a row that make a unit's row a candidate; 0: 4 */
     uint64_t seed;             /* of the run index; random where tokens come from strangers */
 } kvf_pool_options_t;
 
