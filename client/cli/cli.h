@@ -29,6 +29,7 @@ int kvf_command_config(int argc, char **argv);
 int kvf_command_top(int argc, char **argv);
 int kvf_command_bench(int argc, char **argv);
 int kvf_command_replay(int argc, char **argv);
+int kvf_command_fuse(int argc, char **argv);
 
 /* ---- options of a connection: an argp child whose input is a kvf_cli_connection_t ---- */
 typedef struct kvf_cli_connection {
