@@ -117,7 +117,7 @@ Test(theory, the_tail_goes_on_where_the_sample_ends) {
     float same[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     kvf_theory_tail_t tail;
     kvf_theory_tail_fit(same, 8, &tail);
-    cr_assert_eq(kvf_theory_tail_above(&tail, 1), 1);
+    cr_assert_eq(kvf_theory_tail_above(&tail, 1), KVF_THEORY_BEYOND / 8.0);
     cr_assert_eq(kvf_theory_tail_above(&tail, 1.01), 0);
     float one = 0.5f;
     kvf_theory_tail_fit(&one, 1, &tail);
