@@ -27,7 +27,9 @@ static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_
 static void fill_avx2(kvf_kernels_t *table) {
     kvf__copy_hash_fill_avx2(table);
     kvf__hamming_fill_avx2(table);
+    kvf__quantise_fill_avx2(table);
     kvf__rans_fill_avx2(table);
+    kvf__transform_fill_avx2(table);
     kvf__exact_fill_avx2(table);
 }
 

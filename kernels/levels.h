@@ -14,9 +14,11 @@ void kvf__rans_fill_avx2(kvf_kernels_t *table);
 void kvf__rans_fill_avx512(kvf_kernels_t *table);
 
 void kvf__quantise_fill_ref(kvf_kernels_t *table);
+void kvf__quantise_fill_avx2(kvf_kernels_t *table);
 void kvf__quantise_fill_avx512(kvf_kernels_t *table);
 
 void kvf__transform_fill_ref(kvf_kernels_t *table);
+void kvf__transform_fill_avx2(kvf_kernels_t *table);
 void kvf__transform_fill_avx512(kvf_kernels_t *table);
 
 void kvf__hamming_fill_ref(kvf_kernels_t *table);
