@@ -358,6 +358,7 @@ kvf_status_t kvf_block_encode(kvf_block_encoder_t *encoder, const kvf_block_in_t
     kvf__map_make(&encoder->map, &one.info);
     kvf__angles_begin(&encoder->angles, in->position, in->tokens);
     kvf__chosen_begin(&encoder->chosen, in->tokens);
+    memset(encoder->guess, 0, (size_t)codec->shape.planes * 2 * sizeof(int)); /* a block's bytes depend on it alone */
     for (uint32_t layer = 0; layer < codec->shape.layers && !status; layer++)
         for (uint32_t plane = 0; plane < codec->shape.planes && !status; plane++) {
             status = kvf__units_next(&encoder->units, &encoder->map);
