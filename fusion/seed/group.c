@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { STRIP = 32 }; /* leaders at once, at most */
+
 kvf_status_t kvf__seed_groups_create(size_t blocks, kvf__seed_groups_t *groups) {
     *groups = (kvf__seed_groups_t){.next = malloc((blocks + 1) * sizeof(uint32_t)),
                                    .tail = malloc((blocks + 1) * sizeof(uint32_t)),
@@ -39,28 +41,48 @@ void kvf__seed_groups_reset(kvf__seed_groups_t *groups, const uint32_t *pool, si
     }
 }
 
+/* Lets block `left[r]`, if nobody took it yet, take what is above the threshold behind it. True: it took some. */
+static bool lead(const uint32_t *left, size_t count, size_t r, const float *cosines, double threshold, uint8_t *taken,
+                 kvf__seed_groups_t *groups) {
+    bool any = false;
+    if (taken[r]) return false;
+    for (size_t c = r + 1; c < count; c++) {
+        if (taken[c]) continue;
+        groups->comparisons++;
+        if (!((double)cosines[c] > threshold)) continue;
+        kvf__seed_groups_join(groups, left[r], left[c]);
+        taken[c] = 1;
+        any = true;
+    }
+    return any;
+}
+
+/* Several leaders' cosines are taken at once, so that a block is loaded once for all of them; few where blocks fuse, since a
+ * block that is taken leads nobody. */
 kvf_status_t kvf__seed_group_flat(const kvf__seed_work_t *work, const uint32_t *pool, size_t count, double threshold,
                                   kvf__seed_groups_t *groups) {
     uint32_t *left = malloc((count + 1) * sizeof(*left)); /* blocks that no unit has, ascending */
-    float *cosines = malloc((count + 1) * sizeof(*cosines));
-    kvf_status_t status = left != NULL && cosines != NULL ? KVF_OK : KVF_ERR_NO_MEMORY;
+    uint8_t *taken = malloc(count + 1);
+    float *cosines = malloc((STRIP * count + 1) * sizeof(*cosines));
+    kvf_status_t status = left != NULL && taken != NULL && cosines != NULL ? KVF_OK : KVF_ERR_NO_MEMORY;
     if (status != KVF_OK) goto out;
     if (count > 0) memcpy(left, pool, count * sizeof(*left));
+    size_t strip = 1;
     while (count > 1) {
-        const uint32_t leader = left[0];
-        kvf__seed_dots(work->z, work->dim, &leader, 1, left + 1, count - 1, cosines);
-        groups->comparisons += count - 1;
+        const size_t height = strip < count ? strip : count;
+        bool any = false;
+        kvf__seed_dots(work->z, work->dim, left, height, left, count, cosines);
+        memset(taken, 0, count);
+        for (size_t r = 0; r < height; r++) any |= lead(left, count, r, cosines + r * count, threshold, taken, groups);
         size_t kept = 0;
-        for (size_t i = 1; i < count; i++) {
-            if ((double)cosines[i - 1] > threshold)
-                kvf__seed_groups_join(groups, leader, left[i]);
-            else
-                left[kept++] = left[i];
-        }
+        for (size_t c = height; c < count; c++)
+            if (!taken[c]) left[kept++] = left[c];
         count = kept;
+        strip = any ? (strip + 1) / 2 : strip < STRIP ? 2 * strip : STRIP;
     }
 out:
     free(left);
+    free(taken);
     free(cosines);
     return status;
 }

@@ -74,7 +74,7 @@ typedef struct kvf_seed_stats {
     size_t blocks;
     size_t units;
     size_t fused;         /* blocks that share their unit */
-    uint64_t comparisons; /* cosines of two units or blocks; K-led V makes none */
+    uint64_t comparisons; /* cosines of two units or blocks looked at; K-led V makes none */
     uint64_t ejected;     /* times that the guard took a block out of a group */
     uint64_t bytes_in;    /* blocks × dim values */
     uint64_t bytes_held;  /* units, gains, mean at the dtype; 4 bytes a block of index, once where V follows K */

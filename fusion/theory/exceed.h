@@ -3,22 +3,25 @@
  * A sample is `rows` blocks of a layer, drawn at random, with their cosines to all blocks. Blocks meet if they are of
  * different leaves (tree: BFF, CFF) or at all (FF, where each block is a leaf of its own). From it:
  *
- *   p(τ)      the share of meeting pairs whose cosine exceeds τ. Where fewer than KVF_THEORY_TAIL of the sample do, a
- *             generalised Pareto tail over the KVF_THEORY_TAIL largest goes on (fit by probability-weighted moments: Hosking
- *             and Wallis 1987).
+ *   p(τ)      the share of meeting pairs whose cosine exceeds τ. Where fewer than KVF_THEORY_BEYOND of the sample do, a
+ *             generalised Pareto tail goes on, fit to the KVF_THEORY_TAIL largest but no more than a tenth of the sample, by
+ *             probability-weighted moments (Hosking and Wallis 1987).
  *   λ         p × meeting pairs: the mean of a Poisson count where blocks are independent (exceedances are then rare and
  *             pairwise independent; Arratia, Goldstein and Gordon 1989).
  *   units     KV that shares text is not independent: exceedances come in clumps, so not pairs but clumps are counted
- *             (Aldous 1989). A clump of block b is a leaf that holds one above τ. The tree lets b go to the first leaf, in
- *             order, of its clumps; with h clumps in leaves of any order, b stays a unit with probability 1 / (1 + h), and
- *             units = Σ 1 / (1 + h). FF takes the first of its neighbours that leads: 1 / (1 + d) of d neighbours that
- *             are each other's too (share c of them), and ln(1 + d) / d where they are not, the mean of the Poisson process
- *             du/dt = e^(-pu). Beyond the sample, blocks that fuse go down as p does.
- *   cosine    of b to its unit, kvf_seed_unit_cosine(m, s) with m = 1 + h, s the mean of the cosines that made the clumps,
- *             and by it the error of the gain's kind: 2 - 2c or 1 - c². A plane that follows has its own s at the same pairs.
+ *             (Aldous 1989). A clump of block b is a leaf that holds one above τ. The tree takes b to the first leaf, in
+ *             order, of its clumps and its own; among h clumps in equal leaves that is its own with probability 1 / (1 + h),
+ *             so units = Σ 1 / (1 + h); leaves of different sizes are taken in their order. FF takes the first of its
+ *             neighbours that leads: 1 / (1 + d) of d neighbours that are each other's too, and ln(1 + d) / d where they are
+ *             not, the mean of the Poisson process du/dt = e^(-pu); mixed by c², c the share of neighbours that are each
+ *             other's (on real KV c² comes nearer than c). Beyond the sample, blocks that fuse go down as p does.
+ *   cosine    of b to its unit, kvf_seed_unit_cosine(m, s), and by it the error of the gain's kind: 2 - 2c or 1 - c². s is
+ *             the mean of the cosines that b fused by: guarded the best of each clump, m = 1 + h; in the paper's tree, whose
+ *             units are means of all that is above τ, all exceedances, and so is m; FF m = 1 / (the chance above). A plane that
+ *             follows has its own s at the same pairs.
  *
- * Left out: a mean of blocks is nearer to a further one than they are, so the tree fuses a few percent more than predicted
- * (measured: up to 11 %).
+ * Left out: a mean of blocks that are alike is nearer to a further one than they are, so the tree fuses a few percent more
+ * than predicted; one of blocks that are independent is further, so there it fuses less where h is above 1.
  *
  * Threads: [any thread]; a sample does not change once made. Locks: none. */
 #ifndef KVF_FUSION_THEORY_EXCEED_H
@@ -26,9 +29,9 @@
 
 #include "fusion/seed/seed.h"
 
-enum { KVF_THEORY_TAIL = 50 };
+enum { KVF_THEORY_TAIL = 50, KVF_THEORY_BEYOND = 5 };
 
-/* P(X > x) = weight · (1 - shape·(x - from)/scale)^(1/shape) from `from` on. */
+/* P(X > x) = weight · (1 - shape·(x - from)/scale)^(1/shape) from `from` on; a scale of 0 ends it there. */
 typedef struct kvf_theory_tail {
     double from, weight, scale, shape;
 } kvf_theory_tail_t;

@@ -7,7 +7,9 @@
 struct kvf_theory_sample {
     size_t blocks, rows, leaves, dim, num_planes;
     uint32_t value_bytes;
-    bool flat;      /* FF: each block is a leaf */
+    bool flat;  /* FF: each block is a leaf */
+    bool equal; /* all leaves hold as many blocks */
+    bool guarded;
     bool projects;  /* the gain's kind */
     uint32_t *row;  /* [rows] ascending: the blocks drawn */
     uint32_t *leaf; /* [blocks] */

@@ -4,10 +4,11 @@
 
 /* What one sampled block meets above a threshold. */
 typedef struct clumps {
-    double count;       /* leaves with an exceedance */
-    double exceedances; /* pairs */
-    double
-        cosine[KVF_SEED_PLANES_MAX]; /* sums over clumps of the best cosine, and of the follower's at the same pair */
+    double count;                     /* leaves with an exceedance */
+    double earlier;                   /* those of them before the block's own */
+    double exceedances;               /* pairs */
+    double best[KVF_SEED_PLANES_MAX]; /* sums over clumps of the best cosine, and of the follower's at the same pair */
+    double all[KVF_SEED_PLANES_MAX];  /* sums over exceedances */
 } clumps_t;
 
 static clumps_t clumps_of(const kvf_theory_sample_t *s, size_t i, double threshold) {
@@ -20,12 +21,15 @@ static clumps_t clumps_of(const kvf_theory_sample_t *s, size_t i, double thresho
         for (; b < s->blocks && s->leaf[b] == leaf; b++) {
             if (!((double)lead[b] > threshold)) continue; /* also NaN */
             c.exceedances++;
+            c.all[0] += (double)lead[b];
+            c.all[1] += (double)follow[b];
             if (best == s->blocks || lead[b] > lead[best]) best = b;
         }
         if (best == s->blocks) continue;
         c.count++;
-        c.cosine[0] += (double)lead[best];
-        c.cosine[1] += (double)follow[best];
+        c.earlier += leaf < s->leaf[s->row[i]];
+        c.best[0] += (double)lead[best];
+        c.best[1] += (double)follow[best];
     }
     return c;
 }
@@ -47,16 +51,26 @@ static void count_mutual(const kvf_theory_sample_t *s, size_t i, double threshol
 
 /* The chance that a block with these clumps stays a unit. */
 static double stays(const kvf_theory_sample_t *s, size_t i, const clumps_t *c, double threshold, double mutual_of_all) {
-    if (!s->flat || c->count == 0) return 1 / (1 + c->count);
+    if (c->count == 0) return 1;
+    if (!s->flat) return s->equal ? 1 / (1 + c->count) : c->earlier == 0;
     double mutual = 0, all = 0;
     count_mutual(s, i, threshold, &mutual, &all);
-    const double share = all > 0 ? mutual / all : mutual_of_all;
+    double share = all > 0 ? mutual / all : mutual_of_all;
+    share *= share;
     return share / (1 + c->count) + (1 - share) * log1p(c->count) / c->count;
 }
 
-static double error_of(const kvf_theory_sample_t *s, double m, double cosine) {
-    double c = kvf_seed_unit_cosine(m, cosine);
-    return s->projects ? 1 - c * c : 2 - 2 * c;
+/* Mean over the planes of the error of a block that stays with chance `stays`. */
+static double error_of(const kvf_theory_sample_t *s, const clumps_t *clumps, double stays) {
+    const bool all = !s->guarded && !s->flat; /* the paper's tree takes all that exceeds into its means */
+    const double m = all ? 1 + clumps->exceedances : s->flat ? 1 / stays : 1 + clumps->count;
+    double error = 0;
+    for (size_t p = 0; p < s->num_planes; p++) {
+        const double cosine = all ? clumps->all[p] / clumps->exceedances : clumps->best[p] / clumps->count;
+        const double c = kvf_seed_unit_cosine(m, cosine);
+        error += s->projects ? 1 - c * c : 2 - 2 * c;
+    }
+    return error / (double)s->num_planes;
 }
 
 /* Means over the sample, at a threshold within it. */
@@ -73,9 +87,7 @@ static means_t means_of(const kvf_theory_sample_t *s, double threshold) {
         double w = stays(s, i, &c, threshold, all > 0 ? mutual / all : 1);
         means.above += c.exceedances;
         means.stays += w / (double)s->rows;
-        if (c.count == 0) continue;
-        for (size_t p = 0; p < s->num_planes; p++)
-            means.distortion += error_of(s, 1 / w, c.cosine[p] / c.count) / (double)(s->rows * s->num_planes);
+        if (c.count > 0) means.distortion += error_of(s, &c, w) / (double)s->rows;
     }
     means.above = s->sampled > 0 ? means.above / (double)s->sampled : 0;
     return means;

@@ -23,10 +23,12 @@ static void choose(uint32_t *row, size_t rows, size_t blocks, uint64_t seed) {
 static void set_leaves(kvf_theory_sample_t *s, const kvf_seed_input_t *input) {
     s->leaves = s->flat ? input->blocks : input->leaves;
     double same = 0; /* pairs within a leaf */
+    s->equal = true;
     for (size_t leaf = 0; leaf < s->leaves; leaf++) {
         size_t first = s->flat ? leaf : input->leaf_starts[leaf];
         size_t end = s->flat ? leaf + 1 : input->leaf_starts[leaf + 1];
         for (size_t b = first; b < end; b++) s->leaf[b] = (uint32_t)leaf;
+        s->equal = s->equal && (end - first) * s->leaves == input->blocks;
         same += (double)(end - first) * ((double)(end - first) - 1) / 2;
     }
     s->meeting = (double)input->blocks * ((double)input->blocks - 1) / 2 - same;
@@ -62,6 +64,7 @@ kvf_status_t kvf_theory_sample_create(const kvf_seed_input_t *input, const kvf_s
     s->num_planes = led ? 2 : 1;
     s->value_bytes = kvf_dtype_bytes(options->dtype);
     s->flat = options->method == KVF_SEED_FF;
+    s->guarded = options->guarded;
     s->projects =
         options->gain == KVF_SEED_GAIN_PROJECTION || (options->gain == KVF_SEED_GAIN_DEFAULT && options->guarded);
     s->row = malloc(s->rows * sizeof(*s->row));

@@ -10,19 +10,22 @@ static int descending(const void *a, const void *b) {
 
 void kvf_theory_tail_fit(float *values, size_t count, kvf_theory_tail_t *tail) {
     qsort(values, count, sizeof(*values), descending);
-    const size_t k = count < KVF_THEORY_TAIL ? count : KVF_THEORY_TAIL;
-    *tail = (kvf_theory_tail_t){.from = (double)values[k - 1], .weight = (double)k / (double)count};
+    const size_t beyond = count < KVF_THEORY_BEYOND ? count : KVF_THEORY_BEYOND;
+    size_t k = count / 10 < KVF_THEORY_TAIL ? count / 10 : KVF_THEORY_TAIL;
+    if (k < beyond) k = beyond;
+    const double first = (double)values[k - 1];
     double mean = 0, weighted = 0; /* a0 and a1 of Hosking and Wallis: Σ y and Σ y·P(greater) */
     for (size_t i = 0; i < k; i++) {
-        double excess = (double)values[i] - tail->from;
+        double excess = (double)values[i] - first;
         mean += excess / (double)k;
         weighted += excess * ((double)i + 0.35) / (double)k / (double)k;
     }
-    if (!(mean > 0)) return; /* all of one value: nothing is above it, scale 0 */
+    *tail = (kvf_theory_tail_t){.from = (double)values[beyond - 1], .weight = (double)beyond / (double)count};
+    if (!(mean > 0)) return; /* all of one value: nothing is above it */
     double shape = mean > 2 * weighted ? mean / (mean - 2 * weighted) - 2 : 0;
     shape = fmin(fmax(shape, -0.4), 0.9); /* beyond, the moments do not hold */
     tail->shape = shape;
-    tail->scale = mean * (1 + shape);
+    tail->scale = fmax(mean * (1 + shape) - shape * (tail->from - first), 0); /* of the excesses over a higher start */
 }
 
 double kvf_theory_tail_above(const kvf_theory_tail_t *tail, double x) {
