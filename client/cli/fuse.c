@@ -42,6 +42,10 @@ static const kvf_fuse_method_t *method_of(const kvf_fuse_policy_t *policy) {
     case KVF_FUSE_ERROR: return &kvf_fuse_pool;
     case KVF_FUSE_INT8:
     case KVF_FUSE_INT4: return &kvf_fuse_baseline;
+    case KVF_FUSE_FF:
+    case KVF_FUSE_BFF:
+    case KVF_FUSE_CFF:
+    case KVF_FUSE_GUARDED: return &kvf_fuse_seed;
     }
     return NULL;
 }
@@ -144,6 +148,7 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
     case 'p': options->policy = argument; return 0;
     case 'o': options->out = argument; return 0;
     case 'j': options->json = true; return 0;
+    case 't': options->table = argument; return 0;
     case 'n': options->no_tokens = true; return 0;
     case 'T':
         if (!kvf_cli_parse_count(argument, KVF_BLOCK_TOKENS_MAX, &options->block_tokens) || !options->block_tokens)
@@ -168,8 +173,12 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
 
 int kvf_command_fuse(int argc, char **argv) {
     static const struct argp_option table[] = {
-        {"policy", 'p', "POLICY", 0, "How the blocks are held (needed): 'error E', 'error K=E,V=E', int8, int4", 0},
+        {"policy", 'p', "POLICY", 0,
+         "How the blocks are held (needed): 'error E', 'error K=E,V=E', int8, int4, "
+         "'bff T', 'cff T', 'ff T', 'guarded T'",
+         0},
         {"out", 'o', "OUT", 0, "File that the restored KV goes to", 0},
+        {"table", 't', "FILE", 0, "Of bff, cff, ff, guarded: JSON file that the fused block table goes to", 0},
         {"block-tokens", 'T', "N", 0, "Tokens a block (16)", 0},
         {"block", 0, NULL, OPTION_ALIAS, NULL, 0},
         {"basis", 'b', "NAME", 0, "klt, calibrated from the file's first 1024 tokens (default), or hadamard", 0},
@@ -194,6 +203,10 @@ int kvf_command_fuse(int argc, char **argv) {
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;
     if (!kvf_fuse_policy_parse(options.policy, &policy, why, sizeof(why))) {
         fprintf(stderr, "kvfuse fuse: %s\n", why);
+        return KVF_EXIT_USAGE;
+    }
+    if (options.table && method_of(&policy) != &kvf_fuse_seed) {
+        fprintf(stderr, "kvfuse fuse: policy '%s' has no fused block table\n", policy.text);
         return KVF_EXIT_USAGE;
     }
     return run(&options, &policy);

@@ -10,27 +10,36 @@
 #include "client/cli/cli.h"
 #include "client/cli/kvfile.h"
 #include "client/cli/progress.h"
-#include "fusion/layout.h"
+#include "fusion/seed/seed.h"
 
 /* ---- policies ---- */
 
-typedef enum kvf_fuse_kind { KVF_FUSE_ERROR = 1, KVF_FUSE_INT8, KVF_FUSE_INT4 } kvf_fuse_kind_t;
+typedef enum kvf_fuse_kind {
+    KVF_FUSE_ERROR = 1,
+    KVF_FUSE_INT8,
+    KVF_FUSE_INT4,
+    KVF_FUSE_FF,
+    KVF_FUSE_BFF,
+    KVF_FUSE_CFF,
+    KVF_FUSE_GUARDED
+} kvf_fuse_kind_t;
 
 enum { KVF_FUSE_PLANES = 2 /* K, V */, KVF_FUSE_TEXT_BYTES = 64 };
 
 typedef struct kvf_fuse_policy {
     kvf_fuse_kind_t kind;
     double bounds[KVF_FUSE_PLANES]; /* error: of a row of K, of V */
+    double threshold;               /* of a cosine: ff, bff, cff, guarded */
     char text[KVF_FUSE_TEXT_BYTES]; /* as it is told */
 } kvf_fuse_policy_t;
 
-/* Parses "error 0.05", "error K=0.02,V=0.05", "int8", "int4". False: it is none, `why` [why_bytes] says what is wrong. */
+/* Parses "error 0.05", "error K=0.02,V=0.05", "int8", "bff 0.8" and the like. False: it is none, `why` [why_bytes] says what is wrong. */
 bool kvf_fuse_policy_parse(const char *text, kvf_fuse_policy_t *policy, char *why, size_t why_bytes);
 
 /* ---- a job ---- */
 
 typedef struct kvf_fuse_options {
-    const char *path, *policy, *out; /* out: NULL for none */
+    const char *path, *policy, *out, *table; /* out, table: NULL for none */
     uint64_t block_tokens;
     bool json, no_tokens, hadamard;
 } kvf_fuse_options_t;
@@ -47,6 +56,9 @@ typedef struct kvf_fuse_result {
     double encode_seconds;             /* search included, making of the basis not */
     double find_seconds, learn_seconds, decode_seconds;
     kvf_fuse_errors_t errors[KVF_FUSE_PLANES];
+    double predicted_in, predicted_held; /* what theory says of the bytes; held 0: nothing */
+    bool is_grouped;
+    kvf_seed_stats_t groups[KVF_FUSE_PLANES]; /* is_grouped: of whole blocks; V's bytes_held is beside K's */
 } kvf_fuse_result_t;
 
 typedef struct kvf_fuse_block {
@@ -81,7 +93,7 @@ typedef struct kvf_fuse_method {
     void (*destroy)(void *state);
 } kvf_fuse_method_t;
 
-extern const kvf_fuse_method_t kvf_fuse_baseline, kvf_fuse_pool;
+extern const kvf_fuse_method_t kvf_fuse_baseline, kvf_fuse_pool, kvf_fuse_seed;
 
 /* Block `number` < num_blocks. */
 kvf_fuse_block_t kvf_fuse_block_at(const kvf_fuse_job_t *job, uint64_t number);

@@ -49,10 +49,20 @@ typedef struct policy_form {
 
 static bool read_error(const char *text, kvf_fuse_policy_t *policy) { return read_bounds(text, policy->bounds); }
 
+static bool read_threshold(const char *text, kvf_fuse_policy_t *policy) {
+    return read_number(text, &policy->threshold) && policy->threshold > 0 && policy->threshold <= 1;
+}
+
+#define THRESHOLD "a cosine above 0 and at most 1"
+
 static const policy_form_t forms[] = {
     {"error", KVF_FUSE_ERROR, read_error, "E or K=E,V=E, each above 0 and at most 1"},
     {"int8", KVF_FUSE_INT8, NULL, NULL},
     {"int4", KVF_FUSE_INT4, NULL, NULL},
+    {"ff", KVF_FUSE_FF, read_threshold, THRESHOLD},
+    {"bff", KVF_FUSE_BFF, read_threshold, THRESHOLD},
+    {"cff", KVF_FUSE_CFF, read_threshold, THRESHOLD},
+    {"guarded", KVF_FUSE_GUARDED, read_threshold, THRESHOLD},
 };
 enum { NUM_FORMS = sizeof(forms) / sizeof(forms[0]) };
 

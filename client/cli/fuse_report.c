@@ -28,6 +28,19 @@ static kvf_fuse_errors_t errors_of_both(const kvf_fuse_result_t *result) {
 
 static double mean_of(const kvf_fuse_errors_t *errors) { return errors->rows ? errors->sum / (double)errors->rows : 0; }
 
+static double predicted_ratio(const kvf_fuse_result_t *result) {
+    return result->predicted_held > 0 ? result->predicted_in / result->predicted_held : 0;
+}
+
+/* By how many percent the prediction is off. */
+static double predicted_off(const kvf_fuse_job_t *job) {
+    return 100 * (predicted_ratio(&job->result) / ratio_to(job, job->result.bytes_held) - 1);
+}
+
+static double mean_cosine(const kvf_seed_stats_t *groups) {
+    return groups->fused ? groups->cosine_sum / (double)groups->fused : 1;
+}
+
 /* ---- JSON ---- */
 
 /* As JSON, which has no infinity. Rounded to six digits. */
@@ -59,6 +72,20 @@ static void set_errors(json_t *object, const kvf_fuse_result_t *result) {
     set_count(object, "rows_lost", both.lost);
 }
 
+static void set_groups(json_t *object, const kvf_fuse_result_t *result) {
+    static const char *const names[KVF_FUSE_PLANES] = {"k", "v"};
+    for (int plane = 0; plane < KVF_FUSE_PLANES; plane++) {
+        const kvf_seed_stats_t *groups = &result->groups[plane];
+        json_t *about = json_object();
+        set_count(about, "blocks", groups->blocks);
+        set_count(about, "units", groups->units);
+        set_count(about, "fused", groups->fused);
+        set_real(about, "mean_cosine", mean_cosine(groups));
+        set_real(about, "min_cosine", groups->cosine_min);
+        json_object_set_new(object, names[plane], about);
+    }
+}
+
 static void print_json(const kvf_fuse_job_t *job) {
     const kvf_fuse_result_t *result = &job->result;
     json_t *object = json_object();
@@ -71,7 +98,12 @@ static void print_json(const kvf_fuse_job_t *job) {
     set_count(object, "bytes_basis", result->bytes_basis);
     set_real(object, "ratio", ratio_to(job, result->bytes_held));
     set_real(object, "ratio_without_basis", ratio_to(job, result->bytes_held - result->bytes_basis));
+    if (result->predicted_held > 0) {
+        set_real(object, "predicted_ratio", predicted_ratio(result));
+        set_real(object, "predicted_off_percent", predicted_off(job));
+    }
     set_errors(object, result);
+    if (result->is_grouped) set_groups(object, result);
     set_real(object, "encode_gbps", speed(job, result->encode_seconds));
     set_real(object, "find_share", find_share(result));
     set_real(object, "learn_seconds", result->learn_seconds);
@@ -107,6 +139,17 @@ static void print_errors(const kvf_fuse_result_t *result) {
                (unsigned long long)both.lost);
 }
 
+static void print_groups(const kvf_fuse_result_t *result) {
+    for (int plane = 0; plane < KVF_FUSE_PLANES; plane++) {
+        const kvf_seed_stats_t *groups = &result->groups[plane];
+        printf(
+            "%s       %llu units for %llu blocks of all layers, %llu of them fused; cosine to the unit: mean %.4f, min "
+            "%.4f\n",
+            plane ? "V" : "K", (unsigned long long)groups->units, (unsigned long long)groups->blocks,
+            (unsigned long long)groups->fused, mean_cosine(groups), groups->cosine_min);
+    }
+}
+
 static void print_text(const kvf_fuse_job_t *job) {
     const kvf_fuse_result_t *result = &job->result;
     const kvf_layout_t *layout = &job->info->layout;
@@ -115,6 +158,9 @@ static void print_text(const kvf_fuse_job_t *job) {
            layout->layers, layout->kv_heads, layout->head_dim, kvf_dtype_name(layout->dtype));
     printf("policy  %s\n", job->policy.text);
     print_sizes(job);
+    if (result->predicted_held > 0)
+        printf("theory  predicts a ratio of %.2f: %+.1f %%\n", predicted_ratio(result), predicted_off(job));
+    if (result->is_grouped) print_groups(result);
     print_errors(result);
     printf("encode  %.3f GB/s", speed(job, result->encode_seconds));
     if (result->find_seconds > 0) printf(", %.1f %% of it search", 100 * find_share(result));
