@@ -104,7 +104,7 @@ static void land_frame(kvf_session_t *session, const kvf_frame_head_t *head, con
     kvf__session_end_put(session, head->request, ask->n_keys, statuses, block_bytes, session->heard_ns);
 }
 
-void kvf__serve_put(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, const uint8_t *payload) {
+void kvf__put_now(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, const uint8_t *payload) {
     kvf_space_t *space = kvf__session_take_space(session, head->type, head->request, ask->space);
     if (!space) return;
     const kvf_key_t *keys = kvf__session_take_keys(session, head->type, head->request, ask->n_keys, ask->keys);
@@ -120,4 +120,10 @@ void kvf__serve_put(kvf_session_t *session, const kvf_frame_head_t *head, const 
     } else {
         kvf__landing_start(session, head, ask, space, keys);
     }
+}
+
+void kvf__serve_put(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, const uint8_t *payload) {
+    kvf_space_t *space = session->service->is_draining ? NULL : kvf__session_peek_space(session, ask->space);
+    if (space && kvf_space_awaits_memory(space) && kvf__parking_put(session, head, ask, payload)) return;
+    kvf__put_now(session, head, ask, payload);
 }

@@ -109,6 +109,13 @@ static void on_sweep(uv_timer_t *sweep) {
     if (is_late || is_drained(service)) uv_stop(&service->loop);
 }
 
+static void close_handles(kvf_service_t *service) {
+    uv_close((uv_handle_t *)&service->wake, NULL);
+    uv_close((uv_handle_t *)&service->sweep, NULL);
+    uv_close((uv_handle_t *)&service->retry, NULL);
+    uv_close((uv_handle_t *)&service->land, NULL);
+}
+
 static void run(void *arg) {
     kvf_service_t *service = arg;
     uv_run(&service->loop, UV_RUN_DEFAULT);
@@ -116,17 +123,16 @@ static void run(void *arg) {
     kvf_worker_destroy(service->worker); /* closes the sessions */
     /* but those whose connections UCX did not let go of, which must not keep the loop alive */
     for (kvf_session_t *session = service->sessions; session; session = session->next) kvf__memory_detach(session);
-    uv_close((uv_handle_t *)&service->wake, NULL);
-    uv_close((uv_handle_t *)&service->sweep, NULL);
-    uv_close((uv_handle_t *)&service->land, NULL);
+    close_handles(service);
     uv_run(&service->loop, UV_RUN_DEFAULT);
 }
 
 static kvf_status_t start_handles(kvf_service_t *service) {
     if (uv_async_init(&service->loop, &service->wake, on_wake)) return KVF_ERR_IO;
     uv_timer_init(&service->loop, &service->sweep);
+    uv_timer_init(&service->loop, &service->retry);
     uv_idle_init(&service->loop, &service->land);
-    service->wake.data = service->sweep.data = service->land.data = service;
+    service->wake.data = service->sweep.data = service->retry.data = service->land.data = service;
     uv_timer_start(&service->sweep, on_sweep, KVF__SWEEP_MS, KVF__SWEEP_MS);
     return KVF_OK;
 }
@@ -152,9 +158,7 @@ kvf_status_t kvf_service_create(const kvf_service_shared_t *shared, unsigned num
     if (status != KVF_OK) goto err_worker;
     if (uv_thread_create(&service->thread, run, service)) {
         status = KVF_ERR_NO_MEMORY;
-        uv_close((uv_handle_t *)&service->wake, NULL);
-        uv_close((uv_handle_t *)&service->sweep, NULL);
-        uv_close((uv_handle_t *)&service->land, NULL);
+        close_handles(service);
         goto err_worker;
     }
     *out = service;

@@ -315,6 +315,7 @@ static void drop_leases(kvf_session_t *session) {
 static void on_closed(void *user, kvf_status_t why) {
     kvf_session_t *session = user;
     kvf_service_t *service = session->service;
+    kvf__parking_cancel(session);
     kvf__landing_cancel(session);
     drop_leases(session);
     kvf__memory_detach(session);

@@ -1,4 +1,4 @@
-/* session.h - one client's session, for the files that serve it: session.c (life, dispatch), request_put.c, request_get.c,
+/* session.h - one client's session, for the files that serve it: session.c (life, dispatch), request_put.c, parking.c (puts that wait for memory), request_get.c,
  * request_keys.c, landing.c (copies out of a client's memory), memory_socket.c (shared memory's descriptors).
  * Threads: the session's service alone. */
 #ifndef KVF_DAEMON_SESSION_H
@@ -56,6 +56,7 @@ typedef struct kvf_region {
 } kvf_region_t;
 
 typedef struct kvf_landing kvf_landing_t;
+typedef struct kvf_parked kvf_parked_t;
 
 /* Stands beside the session, as libuv frees its handle only later. */
 typedef struct kvf_memory_link {
@@ -72,7 +73,7 @@ struct kvf_session {
     bool is_greeted;              /* HELLO came */
     bool is_refused;              /* no place in the directory: it is told so, then closed */
     uint64_t opened_ns, heard_ns; /* heard_ns: the last frame, or the refusal */
-    unsigned in_flight;           /* landings, replies, leases */
+    unsigned in_flight;           /* landings, replies, leases, parked puts */
     uint64_t held_bytes;          /* by replies and leases */
     kvf_lease_t *leases;          /* uthash by request */
     kvf_reply_t *replies;
@@ -94,6 +95,9 @@ struct kvf_service {
     uv_timer_t sweep;
     uv_idle_t land; /* runs while landings wait */
     kvf_landing_t *landings;
+    uv_timer_t retry; /* runs while puts are parked */
+    kvf_parked_t *parked;
+    uint64_t parked_bytes; /* of their frames, staging-bytes at most */
     kvf_session_t *sessions;
     kvf_arena_t *arena;
     bool is_draining;
@@ -166,7 +170,16 @@ void kvf__serve_release(kvf_session_t *session, const kvf_frame_head_t *head);
 void kvf__serve_match(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Match *ask);
 void kvf__serve_delete(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Delete *ask);
 
+/* ---- parking.c ---- */
+/* Keeps a put whose space awaits memory, to be served when that is there. False: nothing was done, it is to be served now. */
+bool kvf__parking_put(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask,
+                      const uint8_t *payload);
+/* Gives up the session's. */
+void kvf__parking_cancel(kvf_session_t *session);
+
 /* ---- request_put.c ---- */
+/* Serves a put without parking it. */
+void kvf__put_now(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, const uint8_t *payload);
 /* Makes the records [count] of one put that landed (those that are not NULL) readable, in the order of its keys. Consumes them;
  * `statuses` says what became of each. */
 void kvf__session_commit(kvf_space_t *space, kvf_record_t **records, int32_t *statuses, size_t count);

@@ -247,6 +247,12 @@ static bool is_leaving(kvf_store_t *store) {
     return kvf_tier_host_returning(store->host) || atomic_load_explicit(&store->num_leaving, memory_order_relaxed);
 }
 
+bool kvf_space_awaits_memory(kvf_space_t *space) {
+    if (atomic_load_explicit(&space->num_segments, memory_order_relaxed) || kvf_space_is_dropped(space)) return false;
+    if (kvf__store_may_take(space->store, space)) return false;
+    return kvf__store_share(space->store, space) || is_leaving(space->store);
+}
+
 kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) {
     *record = NULL;
     if (kvf_space_is_dropped(space)) return KVF_ERR_NOT_FOUND;

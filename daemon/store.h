@@ -105,6 +105,9 @@ void kvf_space_locate(const kvf_space_t *space, const kvf_record_t *record, uint
 
 /* ---- writes ---- */
 
+/* Whether the space has no memory at all yet and none is to be had now, but some is on its way: it comes within
+ * milliseconds, unless what lies there stays held. Asks for it. */
+bool kvf_space_awaits_memory(kvf_space_t *space);
 /* Makes room for a block under `key`, evicting as needed. Never waits. KVF_OK: `*record` is the caller's to fill (layers,
  * checksums), then to commit or abort. KVF_EXISTS: it is stored already, or being so by another put. KVF_ERR_BUSY: the
  * staging budget is used up, or memory is on its way from another space (for

@@ -251,8 +251,12 @@ static ProtobufCBinaryData one_key(const char *text) {
     return (ProtobufCBinaryData){.len = strlen(text), .data = (uint8_t *)(uintptr_t)text};
 }
 
-static kvf_status_t put_shared(const char *name, uint32_t region, uint64_t offset, uint32_t bytes,
-                               uint64_t deadline_ns) {
+typedef void ask_fn(const Kvf__Put *put);
+static void ask_and_wait(const Kvf__Put *put) { cr_assert(raw_ask(&raw, KVF_FRAME_PUT, 7, &put->base, NULL, 0)); }
+static void ask_only(const Kvf__Put *put) { raw_send(&raw, KVF_FRAME_PUT, 7, &put->base, NULL, 0); }
+
+static void ask_put(const char *name, uint32_t region, uint64_t offset, uint32_t bytes, uint64_t deadline_ns,
+                    ask_fn *send) {
     ProtobufCBinaryData key = one_key(name);
     Kvf__Put put = KVF__PUT__INIT;
     put.space = raw.space;
@@ -263,7 +267,12 @@ static kvf_status_t put_shared(const char *name, uint32_t region, uint64_t offse
     put.shared_offsets = &offset;
     put.shared_bytes = &bytes;
     put.deadline_ns = deadline_ns;
-    cr_assert(raw_ask(&raw, KVF_FRAME_PUT, 7, &put.base, NULL, 0));
+    send(&put);
+}
+
+static kvf_status_t put_shared(const char *name, uint32_t region, uint64_t offset, uint32_t bytes,
+                               uint64_t deadline_ns) {
+    ask_put(name, region, offset, bytes, deadline_ns, ask_and_wait);
     if (raw.head.type == KVF_FRAME_ERROR) return raw_error(&raw);
     const Kvf__KeysReply *reply = raw_body(&raw, KVF_FRAME_PUT_REPLY, &kvf__keys_reply__descriptor);
     return (kvf_status_t)reply->statuses[0];
@@ -365,6 +374,91 @@ Test(memory_socket, what_a_lease_holds_is_neither_evicted_nor_overwritten_until_
     cr_assert_neq(data[0], 0x11, "a released slot is used again");
     kvf_segment_destroy(&view);
     close(fd);
+    stop();
+}
+
+/* ---- first puts on a full store ---- */
+
+static void start_full(const char *segment_bytes) {
+    static const char *args[] = {"--host-bytes", "8MiB", "--segment-bytes", NULL, "--request-timeout", "30s", NULL};
+    args[3] = segment_bytes;
+    start(args);
+}
+
+Test(memory_socket, the_first_put_of_a_space_waits_for_memory_of_others) {
+    start_full("1MiB");
+    int fd = attach();
+    cr_assert_eq(lend(fd, 3, make_memory(REGION_BYTES, F_SEAL_SHRINK)), KVF_OK);
+    churn();
+    char name[16];
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof(name), "space %d", i);
+        name[5] = '-';
+        raw_open_space(&raw, name);
+        cr_assert_eq(put_shared("first", 3, 0, RAW_BLOCK_BYTES, in_ms(10000)), KVF_OK, "%s", name);
+    }
+    raw_open_space(&raw, "by-the-network");
+    static const uint8_t block[RAW_BLOCK_BYTES];
+    static uint64_t checksums[RAW_LAYERS]; /* wrong ones */
+    ProtobufCBinaryData key = one_key("first");
+    Kvf__Put put = KVF__PUT__INIT;
+    put.space = raw.space;
+    put.n_keys = 1;
+    put.keys = &key;
+    put.n_checksums = RAW_LAYERS;
+    put.checksums = checksums;
+    cr_assert(raw_ask(&raw, KVF_FRAME_PUT, 7, &put.base, block, sizeof(block)));
+    const Kvf__KeysReply *reply = raw_body(&raw, KVF_FRAME_PUT_REPLY, &kvf__keys_reply__descriptor);
+    cr_assert_eq(reply->statuses[0], KVF_ERR_CORRUPT, "it had a place, and was looked at");
+    close(fd);
+    stop();
+}
+
+/* Holds a block in each of the two segments that the store has. */
+static void hold_both(void) {
+    uint32_t first = 0, segment;
+    for (uint64_t i = 0; i < 900; i++) {
+        char name[16];
+        uint64_t offset, held_until;
+        snprintf(name, sizeof(name), "churn %d", 2999 - (int)i);
+        if (get_shared(name, 1000 + i, in_ms(20000), &segment, &offset, &held_until) != KVF_OK) continue;
+        if (!first)
+            first = segment;
+        else if (segment != first)
+            return;
+        else {
+            Kvf__Release release = KVF__RELEASE__INIT;
+            raw_send(&raw, KVF_FRAME_RELEASE, 1000 + i, &release.base, NULL, 0);
+        }
+    }
+    cr_assert_fail("all blocks lie in one segment");
+}
+
+Test(memory_socket, a_put_that_waits_for_memory_holds_up_nobody_and_ends) {
+    start_full("4MiB");
+    int fd = attach();
+    cr_assert_eq(lend(fd, 3, make_memory(REGION_BYTES, F_SEAL_SHRINK)), KVF_OK);
+    churn();
+    hold_both();
+    raw_open_space(&raw, "second");
+    ask_put("first", 3, 0, RAW_BLOCK_BYTES, in_ms(10000), ask_only);
+    Kvf__Ping ping = KVF__PING__INIT;
+    cr_assert(raw_ask(&raw, KVF_FRAME_PING, 1, &ping.base, NULL, 0));
+    cr_assert_eq(raw.head.type, KVF_FRAME_PONG, "another request is answered first");
+    cr_assert_eq(daemon_stat(&daemon_process, "requests_in_flight"), 3, "two leases, and the put");
+    unsigned frames = raw.frames;
+    for (uint64_t until = in_ms(5000); raw.frames == frames && uv_hrtime() < until;) uv_run(&raw.loop, UV_RUN_NOWAIT);
+    const Kvf__KeysReply *reply = raw_body(&raw, KVF_FRAME_PUT_REPLY, &kvf__keys_reply__descriptor);
+    cr_assert_eq(reply->statuses[0], KVF_ERR_BUSY);
+    cr_assert_eq(daemon_stat(&daemon_process, "requests_in_flight"), 2);
+
+    ask_put("first", 3, 0, RAW_BLOCK_BYTES, in_ms(10000), ask_only);
+    cr_assert(raw_ask(&raw, KVF_FRAME_PING, 1, &ping.base, NULL, 0));
+    close(fd); /* the session ends with its link, and the put with it */
+    raw_wait_closed(&raw);
+    for (uint64_t until = in_ms(5000); daemon_stat(&daemon_process, "requests_in_flight") && uv_hrtime() < until;)
+        continue;
+    cr_assert_eq(daemon_stat(&daemon_process, "requests_in_flight"), 0);
     stop();
 }
 
