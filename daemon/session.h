@@ -1,5 +1,6 @@
-/* session.h - one client's session, for the files that serve it: session.c (life, dispatch), request_put.c, parking.c (puts that wait for memory), request_get.c,
- * request_keys.c, landing.c (copies out of a client's memory), memory_socket.c (shared memory's descriptors).
+/* session.h - one client's session, for the files that serve it: session.c (life, dispatch), request_put.c, parking.c (puts that
+ * wait for memory), request_get.c, request_keys.c, landing.c (copies out of a client's memory), memory_socket.c (shared
+ * memory's descriptors).
  * Threads: the session's service alone. */
 #ifndef KVF_DAEMON_SESSION_H
 #define KVF_DAEMON_SESSION_H
