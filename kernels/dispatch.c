@@ -42,6 +42,7 @@ static void fill_avx512(kvf_kernels_t *table) {
     kvf__hamming_fill_avx512(table);
     kvf__quantise_fill_avx512(table);
     kvf__rans_fill_avx512(table);
+    kvf__rans_encode_fill_avx512(table);
     kvf__transform_fill_avx512(table);
     kvf__exact_fill_avx512(table);
 }

@@ -50,6 +50,11 @@ typedef struct kvf_kernels {
     void (*rans_decode_rows)(kvf_rans_decoder_t *decoder, const kvf_rans_model_t *model, const int32_t *classes,
                              const int32_t *shifts, uint32_t lanes, unsigned dim, float *q);
 
+    /* Codes ops from the last to the first, each on states [sets × 16] number op.state modulo their count. Words go down from `end`,
+     * at most one an op; returns where they begin. Fast where ops come as vector steps are noted: rising lanes of one set. */
+    uint8_t *(*rans_encode_ops)(uint32_t *states, uint32_t sets, const kvf_rans_op_t *ops, size_t num_ops,
+                                uint8_t *end);
+
     /* ---- lossless coding (fusion/exact/) of [rows, width] values that lie one after the other ---- */
 
     /* A value is taken apart: the 8 bits below its sign (bf16, fp32: the exponent; fp16: the exponent and 3 bits of mantissa), the

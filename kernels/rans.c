@@ -1,5 +1,5 @@
-/* rans.c - the rANS encoder, and both ends of a decoder. */
-#include "kernels/rans.h"
+/* rans.c - both ends of a rANS decoder and encoder. */
+#include "kernels/kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -69,24 +69,13 @@ size_t kvf_rans_encoder_bound(const kvf_rans_encoder_t *encoder, uint32_t sets) 
 
 size_t kvf_rans_encoder_finish(kvf_rans_encoder_t *encoder, uint32_t sets, uint8_t *to) {
     if (encoder->is_failed) return 0;
-    size_t bound = kvf_rans_encoder_bound(encoder, sets);
+    uint8_t *end = to + kvf_rans_encoder_bound(encoder, sets);
     size_t states = (size_t)sets * KVF_RANS_LANES;
     uint32_t state[KVF_RANS_SETS_MAX * KVF_RANS_LANES];
     for (size_t i = 0; i < states; i++) state[i] = KVF_RANS_LOW;
-    uint8_t *word = to + bound;
-    for (size_t i = encoder->num_ops; i-- > 0;) {
-        const kvf_rans_op_t *op = &encoder->ops[i];
-        uint32_t x = state[op->state & (states - 1)];
-        if (x >= (uint64_t)op->freq << (32 - op->bits)) {
-            word -= 2;
-            word[0] = (uint8_t)x;
-            word[1] = (uint8_t)(x >> 8);
-            x >>= 16;
-        }
-        state[op->state & (states - 1)] = ((x / op->freq) << op->bits) + x % op->freq + op->start;
-    }
-    size_t word_bytes = (size_t)(to + bound - word);
+    const uint8_t *words = kvf_kernels()->rans_encode_ops(state, sets, encoder->ops, encoder->num_ops, end);
+    size_t word_bytes = (size_t)(end - words);
     for (size_t i = 0; i < states; i++) store32(to + 4 * i, state[i]);
-    memmove(to + states * 4, word, word_bytes);
+    memmove(to + states * 4, words, word_bytes);
     return states * 4 + word_bytes;
 }

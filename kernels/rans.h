@@ -54,8 +54,8 @@ bool kvf_rans_decoder_is_done(const kvf_rans_decoder_t *decoder);
 
 typedef struct kvf_rans_op {
     uint16_t start, freq; /* of 1 << bits */
-    uint8_t bits;         /* 1..16 */
-    uint8_t state;        /* set × 16 + lane */
+    uint16_t bits;        /* 1..16 */
+    uint16_t state;       /* set × 16 + lane */
 } kvf_rans_op_t;
 
 typedef struct kvf_rans_encoder {
@@ -72,7 +72,8 @@ bool kvf_rans_encoder_reserve(kvf_rans_encoder_t *encoder, size_t num_ops);
 /* Notes one symbol. Room was reserved. */
 static inline void kvf_rans_put(kvf_rans_encoder_t *encoder, unsigned state, unsigned start, unsigned freq,
                                 unsigned bits) {
-    encoder->ops[encoder->num_ops++] = (kvf_rans_op_t){(uint16_t)start, (uint16_t)freq, (uint8_t)bits, (uint8_t)state};
+    encoder->ops[encoder->num_ops++] =
+        (kvf_rans_op_t){(uint16_t)start, (uint16_t)freq, (uint16_t)bits, (uint16_t)state};
 }
 /* The most bytes that finish may write. */
 size_t kvf_rans_encoder_bound(const kvf_rans_encoder_t *encoder, uint32_t sets);

@@ -1,4 +1,4 @@
-/* rans.c - reference of the rANS row decoder: the stream format in plain C. */
+/* rans.c - reference of the rANS row decoder and the encoder: the stream format in plain C. */
 #include "kernels/levels.h"
 
 static uint32_t take_word(kvf_rans_decoder_t *decoder) {
@@ -62,10 +62,12 @@ static void step(kvf_rans_decoder_t *decoder, uint32_t *state, const kvf_rans_mo
     if (escaped) take_escapes(decoder, state, escaped, symbol);
     if (wide) take_bits(decoder, state, wide, bits, rest);
     for (int lane = 0; lane < KVF_RANS_LANES; lane++) {
-        if (!(lanes >> lane & 1)) out[lane] = 0;
+        if (!(lanes >> lane & 1))
+            out[lane] = 0;
         else if (wide >> lane & 1)
             out[lane] = (float)(symbol[lane] * (1 << bits[lane]) + rest[lane] - (1 << (bits[lane] - 1)));
-        else out[lane] = (float)symbol[lane];
+        else
+            out[lane] = (float)symbol[lane];
     }
 }
 
@@ -76,4 +78,23 @@ static void rans_decode_rows(kvf_rans_decoder_t *decoder, const kvf_rans_model_t
              q + (size_t)i * KVF_RANS_LANES);
 }
 
-void kvf__rans_fill_ref(kvf_kernels_t *table) { table->rans_decode_rows = rans_decode_rows; }
+static uint8_t *rans_encode_ops(uint32_t *states, uint32_t sets, const kvf_rans_op_t *ops, size_t num_ops,
+                                uint8_t *end) {
+    const size_t mask = (size_t)sets * KVF_RANS_LANES - 1;
+    while (num_ops-- > 0) {
+        kvf_rans_op_t op = ops[num_ops];
+        uint32_t x = states[op.state & mask], freq = op.freq;
+        if (x >= (uint64_t)freq << (32 - op.bits)) {
+            *--end = (uint8_t)(x >> 8);
+            *--end = (uint8_t)x;
+            x >>= 16;
+        }
+        states[op.state & mask] = (x / freq << op.bits) + x % freq + op.start;
+    }
+    return end;
+}
+
+void kvf__rans_fill_ref(kvf_kernels_t *table) {
+    table->rans_decode_rows = rans_decode_rows;
+    table->rans_encode_ops = rans_encode_ops;
+}

@@ -1,4 +1,4 @@
-/* checkkernels_rans.c - the rANS row decoder of each level: streams as they should be, cut ones, and ones with wrong bytes.
+/* checkkernels_rans.c - rANS of each level: streams as they should be, cut ones, and ones with wrong bytes.
  * A symbol is drawn by drawing a slot of its table, so that its frequency is what the table says. */
 #include "tests/kernels/checkkernels.h"
 
@@ -139,6 +139,37 @@ static void check_stream(const kvf_kernels_t *table, const kvf_rans_model_t *mod
         check_fail(table, "rans_decode_rows", "%zu bytes are not at their end", num_bytes);
 }
 
+/* Ops of any bits and frequencies, of any lanes or in rising runs. */
+static void draw_ops(size_t num_ops) {
+    unsigned state = 0, is_wild = check_draw() % 2, last = KVF_RANS_SETS_MAX * LANES - 1;
+    for (size_t i = 0; i < num_ops; i++) {
+        unsigned bits = 1 + (unsigned)(check_draw() % 16);
+        unsigned freq = 1 + (unsigned)(check_draw() % (check_draw() % 4 ? 1u << bits : 2));
+        if (freq > 0xffff) freq = 0xffff;
+        unsigned start = (unsigned)(check_draw() % ((1u << bits) - freq + 1));
+        state = is_wild ? (unsigned)check_draw() & last : (state + 1 + (unsigned)(check_draw() % 16 / 13)) & last;
+        kvf_rans_put(&encoder, state, start, freq, bits);
+    }
+}
+
+/* Words and states are those of the reference, and nothing below the words is written. */
+static void check_encoder(const kvf_kernels_t *table, uint32_t sets, uint8_t *fence) {
+    uint32_t states[2][KVF_RANS_SETS_MAX * LANES];
+    uint8_t *want_end = malloc(encoder.num_ops * 2 + 2);
+    if (!want_end) abort();
+    for (unsigned i = 0; i < KVF_RANS_SETS_MAX * LANES; i++) states[0][i] = states[1][i] = KVF_RANS_LOW + i;
+    uint8_t *end = want_end + encoder.num_ops * 2;
+    const uint8_t *want =
+        kvf_kernels_at(KVF_CPU_REF)->rans_encode_ops(states[0], sets, encoder.ops, encoder.num_ops, end);
+    memset(fence - encoder.num_ops * 2 - 64, 0xa5, encoder.num_ops * 2 + 64);
+    const uint8_t *got = table->rans_encode_ops(states[1], sets, encoder.ops, encoder.num_ops, fence);
+    bool is_wrong = fence - got != end - want || memcmp(got, want, (size_t)(end - want)) != 0;
+    for (unsigned i = 0; i < 64; i++) is_wrong |= *(got - 1 - i) != 0xa5;
+    if (is_wrong || memcmp(states[0], states[1], sizeof(states[0])) != 0)
+        check_fail(table, "rans_encode_ops", "%zu ops, %u sets: differs", encoder.num_ops, sets);
+    free(want_end);
+}
+
 static void check_once(const kvf_kernels_t *table, uint8_t *fence, uint8_t *stream) {
     static call_t calls[CALLS_MAX];
     kvf_rans_model_t model = draw_model();
@@ -147,6 +178,7 @@ static void check_once(const kvf_kernels_t *table, uint8_t *fence, uint8_t *stre
     kvf_rans_encoder_reset(&encoder);
     if (!kvf_rans_encoder_reserve(&encoder, CALLS_MAX * DIM_MAX * STEP_OPS)) abort();
     for (unsigned c = 0; c < num_calls; c++) draw_call(&model, &calls[c], sets);
+    check_encoder(table, sets, fence);
     size_t num_bytes = kvf_rans_encoder_finish(&encoder, sets, stream);
     uint8_t *bytes = fence - num_bytes;
     memcpy(bytes, stream, num_bytes);
@@ -157,6 +189,9 @@ static void check_once(const kvf_kernels_t *table, uint8_t *fence, uint8_t *stre
     memcpy(bytes, stream, num_bytes);
     for (unsigned i = 0; i < 3; i++) bytes[check_draw() % num_bytes] ^= (uint8_t)(1u << check_draw() % 8);
     check_stream(table, &model, calls, num_calls, bytes, num_bytes, sets, false);
+    kvf_rans_encoder_reset(&encoder);
+    draw_ops(check_draw() % 1000);
+    check_encoder(table, sets, fence);
 }
 
 void check_rans(const kvf_kernels_t *table) {
@@ -170,7 +205,7 @@ void check_rans(const kvf_kernels_t *table) {
 
 /* ---- bench: Laplace tables, classes in quarter octaves as the coder has them ---- */
 
-enum { BENCH_DIM = 64, BENCH_GROUPS = 512 };
+enum { BENCH_DIM = 64, BENCH_GROUPS = 512, BENCH_BOUND = BENCH_GROUPS * BENCH_DIM * STEP_OPS * 2 + 128 };
 
 static double laplace_below(double x, double scale) {
     double tail = 0.5 * exp(-fabs(x) * 1.4142135623730951 / scale);
@@ -218,6 +253,18 @@ static double measure(const kvf_kernels_t *table, const kvf_rans_model_t *model,
     return check_median(rates);
 }
 
+static double measure_encoder(const kvf_kernels_t *table, uint32_t sets, uint8_t *end) {
+    double rates[CHECK_ROUNDS];
+    for (int r = 0; r < CHECK_ROUNDS; r++) {
+        uint32_t states[KVF_RANS_SETS_MAX * LANES];
+        for (unsigned i = 0; i < KVF_RANS_SETS_MAX * LANES; i++) states[i] = KVF_RANS_LOW;
+        double start = check_now();
+        table->rans_encode_ops(states, sets, encoder.ops, encoder.num_ops, end);
+        rates[r] = BENCH_GROUPS * BENCH_DIM * LANES / (check_now() - start) / 1e9;
+    }
+    return check_median(rates);
+}
+
 static void bench_case(const rans_case_t *c, const kvf_rans_model_t *model, call_t *calls, uint8_t *stream) {
     for (uint32_t sets = 1; sets <= KVF_RANS_SETS_MAX; sets++) {
         kvf_rans_encoder_reset(&encoder);
@@ -227,14 +274,13 @@ static void bench_case(const rans_case_t *c, const kvf_rans_model_t *model, call
             for (unsigned i = 0; i < BENCH_DIM; i++)
                 put_step(model, &calls[g], calls[g].classes[i], i % sets, calls[g].q);
         }
-        double start = check_now();
         size_t num_bytes = kvf_rans_encoder_finish(&encoder, sets, stream), symbols = BENCH_GROUPS * BENCH_DIM * LANES;
-        double encode = (double)symbols / (check_now() - start) / 1e9;
-        printf("%-28s %u sets %5.2f bits  encode %5.2f  decode", c->name, sets, (double)num_bytes * 8 / (double)symbols,
-               encode);
+        printf("%-28s %u sets %5.2f bits", c->name, sets, (double)num_bytes * 8 / (double)symbols);
         for (int level = 0; level < KVF_CPU_LEVELS; level++) {
             const kvf_kernels_t *table = kvf_kernels_at((kvf_cpu_level_t)level);
-            if (table) printf("  %s %5.2f", table->name, measure(table, model, calls, stream, num_bytes, sets));
+            if (!table) continue;
+            printf("  %s %5.2f %5.2f", table->name, measure(table, model, calls, stream, num_bytes, sets),
+                   measure_encoder(table, sets, stream + 2 * BENCH_BOUND));
         }
         putchar('\n');
     }
@@ -249,14 +295,13 @@ void bench_rans(void) {
         {"narrow: 8 classes, 4 levels", 0, 8, 4},
         {"wide: 8 classes, 1 level", 28, 8, 1},
     };
-    size_t bound = (size_t)BENCH_GROUPS * BENCH_DIM * STEP_OPS * 2 + 128;
     call_t *calls = malloc(BENCH_GROUPS * sizeof(*calls));
-    uint8_t *stream = malloc(bound);
+    uint8_t *stream = malloc(BENCH_BOUND + BENCH_BOUND);
     if (!calls || !stream) abort();
     for (int i = 0; i < TABLES_MAX; i++) make_laplace(slots + i * SLOTS, exp2((i - 16) / 4.0));
     kvf_rans_model_t model = {slots, TABLES_MAX, 4, TABLES_MAX + 51};
     kvf_rans_encoder_init(&encoder);
-    printf("rANS, 10^9 symbols a second of processor time, groups of 16 rows of %d\n", BENCH_DIM);
+    printf("rANS, 10^9 symbols a second of processor time, decoded and encoded, groups of 16 rows of %d\n", BENCH_DIM);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) bench_case(&cases[i], &model, calls, stream);
     kvf_rans_encoder_free(&encoder);
     free(calls);

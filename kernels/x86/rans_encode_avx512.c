@@ -1,0 +1,92 @@
+/* rans_encode_avx512.c - the rANS encoder. Ops come in runs of rising lanes of one set, as vector steps were noted: the run that
+ * ends the list is coded at once, whichever lanes it has. */
+#include "kernels/levels.h"
+#include "kernels/x86/unroll.h"
+
+#include <assert.h>
+#include <immintrin.h>
+
+enum { LANES = KVF_RANS_LANES };
+
+/* 16 ops, in order or by lane. */
+typedef struct steps {
+    __m512i start, freq, bits;
+} steps_t;
+
+static uint8_t *(*code_scalar)(uint32_t *states, uint32_t sets, const kvf_rans_op_t *ops, size_t num_ops, uint8_t *end);
+
+static_assert(sizeof(kvf_rans_op_t) == 8, "ops are read as pairs of 32 bits: start, freq; bits, state");
+
+/* x / freq of the lower eight lanes. A double holds both, and no quotient below a whole number rounds up to it: it lies 2^-16
+ * below at least, of less than 2^32. */
+INLINE __m256i divide(__m512i x, __m512i freq) {
+    __m512d quotient =
+        _mm512_div_pd(_mm512_cvtepu32_pd(_mm512_castsi512_si256(x)), _mm512_cvtepu32_pd(_mm512_castsi512_si256(freq)));
+    return _mm512_cvttpd_epu32(quotient);
+}
+
+INLINE __m512i code_step(uint8_t **end, __m512i x, const steps_t *s, __mmask16 lanes) {
+    __m512i above = _mm512_srlv_epi32(x, _mm512_sub_epi32(_mm512_set1_epi32(32), s->bits));
+    __mmask16 gives = _mm512_mask_cmpge_epu32_mask(lanes, above, s->freq);
+    unsigned count = (unsigned)__builtin_popcount(gives);
+    *end -= (size_t)count * 2;
+    __m256i words = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(gives, x));
+    _mm256_mask_storeu_epi16(*end, (__mmask16)((1u << count) - 1), words);
+    __m512i kept = _mm512_mask_srli_epi32(x, gives, x, 16);
+    __m256i lower = divide(kept, s->freq);
+    __m256i upper = divide(_mm512_shuffle_i64x2(kept, kept, 0xee), _mm512_shuffle_i64x2(s->freq, s->freq, 0xee));
+    __m512i quotient = _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
+    __m512i rest = _mm512_sub_epi32(kept, _mm512_mullo_epi32(quotient, s->freq));
+    __m512i next = _mm512_add_epi32(_mm512_sllv_epi32(quotient, s->bits), _mm512_add_epi32(rest, s->start));
+    return _mm512_mask_mov_epi32(x, lanes, next);
+}
+
+/* How many of 16 ops, from the last one back, lie in one set in rising order of lanes. */
+INLINE unsigned run_of(__m512i state) {
+    __m512i next = _mm512_alignr_epi32(_mm512_setzero_si512(), state, 1);
+    __mmask16 rises = _mm512_cmplt_epu32_mask(state, next);
+    rises = _mm512_mask_cmplt_epu32_mask(rises, _mm512_xor_si512(state, next), _mm512_set1_epi32(LANES));
+    unsigned gaps = ~(unsigned)rises & 0x7fff;
+    return gaps ? (unsigned)__builtin_clz(gaps) - 16 : LANES;
+}
+
+/* Puts the last `run` ops to their lanes; returns these. A frequency of one where there is no op divides soundly. */
+static __attribute__((noinline)) __mmask16 spread(steps_t *s, __m512i state, unsigned run) {
+    __mmask16 taken = (__mmask16)(0xffffu << (LANES - run));
+    __m512i bit = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_and_si512(state, _mm512_set1_epi32(LANES - 1)));
+    __mmask16 lanes = (__mmask16)_mm512_mask_reduce_or_epi32(taken, bit);
+    s->start = _mm512_maskz_expand_epi32(lanes, _mm512_maskz_compress_epi32(taken, s->start));
+    s->freq = _mm512_mask_expand_epi32(_mm512_set1_epi32(1), lanes, _mm512_maskz_compress_epi32(taken, s->freq));
+    s->bits = _mm512_maskz_expand_epi32(lanes, _mm512_maskz_compress_epi32(taken, s->bits));
+    return lanes;
+}
+
+static uint8_t *rans_encode_ops(uint32_t *states, uint32_t sets, const kvf_rans_op_t *ops, size_t num_ops,
+                                uint8_t *end) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1)), short_mask = _mm512_set1_epi32(0xffff);
+    const unsigned state_mask = sets * LANES - 1;
+    while (num_ops >= LANES) {
+        __m512i low = _mm512_loadu_si512(ops + num_ops - LANES), high = _mm512_loadu_si512(ops + num_ops - LANES / 2);
+        __m512i code = _mm512_permutex2var_epi32(low, even, high), where = _mm512_permutex2var_epi32(low, odd, high);
+        __m512i state = _mm512_and_si512(_mm512_srli_epi32(where, 16), _mm512_set1_epi32((int)state_mask));
+        steps_t s = {_mm512_and_si512(code, short_mask), _mm512_srli_epi32(code, 16),
+                     _mm512_and_si512(where, short_mask)};
+        unsigned run = run_of(state);
+        __mmask16 lanes = 0xffff;
+        if (UNLIKELY(run < LANES)) {
+            steps_t copy = s; /* whose address is taken leaves the registers */
+            lanes = spread(&copy, state, run);
+            s = copy;
+        }
+        uint32_t *x = states + (ops[num_ops - 1].state & state_mask & ~(LANES - 1u));
+        _mm512_storeu_si512(x, code_step(&end, _mm512_loadu_si512(x), &s, lanes));
+        num_ops -= run;
+    }
+    return code_scalar(states, sets, ops, num_ops, end);
+}
+
+void kvf__rans_encode_fill_avx512(kvf_kernels_t *table) {
+    code_scalar = table->rans_encode_ops;
+    table->rans_encode_ops = rans_encode_ops;
+}
