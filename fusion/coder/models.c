@@ -209,12 +209,30 @@ static const kvf_model_symbol_t *find(const kvf_model_t *model, int table, int32
     return &model->symbols[table][symbol + KVF_SYMBOL_MAX];
 }
 
-uint32_t kvf_model_put_step(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned set, int32_t base,
-                            const int32_t *shifts, uint32_t lanes, const float *q) {
+/* The common case: every lane's value stands in its class's table. 0: not so, nothing was noted. */
+static uint32_t put_in_tables(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned first, int32_t base,
+                              const int32_t *shifts, uint32_t lanes, const float *q) {
+    kvf_rans_op_t *op = encoder->ops + encoder->num_ops;
+    uint32_t cost = 0, outside = 0;
+    for (; lanes; lanes &= lanes - 1) {
+        unsigned lane = (unsigned)__builtin_ctz(lanes);
+        uint32_t class = (uint32_t)(base + shifts[lane]), at = (uint32_t)((int32_t)q[lane] + KVF_SYMBOL_MAX);
+        if (class >= (uint32_t)model->rans.num_tables || at >= ESCAPE) return 0;
+        const kvf_model_symbol_t *symbol = &model->symbols[class][at];
+        *op++ = (kvf_rans_op_t){symbol->start, symbol->freq, KVF_RANS_PROB_BITS, (uint8_t)(first + lane)};
+        cost += symbol->cost;
+        outside |= !symbol->freq;
+    }
+    if (outside) return 0;
+    encoder->num_ops = (size_t)(op - encoder->ops);
+    return cost;
+}
+
+static uint32_t put_any(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned first, int32_t base,
+                        const int32_t *shifts, uint32_t lanes, const float *q) {
     int32_t symbols[KVF_RANS_LANES], rest[KVF_RANS_LANES];
     int bits[KVF_RANS_LANES];
     uint32_t escaped = 0, wide = 0, cost = 0;
-    unsigned first = set * KVF_RANS_LANES;
     for (unsigned lane = 0; lane < KVF_RANS_LANES; lane++) {
         if (!(lanes >> lane & 1)) continue;
         place_t place = place_of(base + shifts[lane]);
@@ -234,6 +252,13 @@ uint32_t kvf_model_put_step(const kvf_model_t *model, kvf_rans_encoder_t *encode
     for (unsigned lane = 0; wide && lane < KVF_RANS_LANES; lane++)
         if (wide >> lane & 1) kvf_rans_put(encoder, first + lane, (unsigned)rest[lane], 1, (unsigned)bits[lane]);
     return cost;
+}
+
+uint32_t kvf_model_put_step(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned set, int32_t base,
+                            const int32_t *shifts, uint32_t lanes, const float *q) {
+    unsigned first = set * KVF_RANS_LANES;
+    uint32_t cost = put_in_tables(model, encoder, first, base, shifts, lanes, q);
+    return cost ? cost : put_any(model, encoder, first, base, shifts, lanes, q);
 }
 
 uint32_t kvf_model_cost(const kvf_model_t *model, int32_t class, int32_t value) {
