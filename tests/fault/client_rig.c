@@ -28,7 +28,7 @@ kvf_client_options_t rig_options(const char *address, kvf_transport_t transport)
     options.transport = transport;
     options.connect_timeout_ms = 3000;
     options.request_timeout_ms = 3000;
-    options.ping_ms = 200;
+    options.ping_ms = 400; /* 1.2 s of silence end a connection: a busy machine is slow */
     options.bounce_bytes = 1 << 20;
     return options;
 }

@@ -48,7 +48,7 @@ static bool spoil_welcome(fake_daemon_t *fake, const kvf_frame_head_t *head, con
 /* Connects, which must fail. */
 static kvf_status_t fail_to_connect(const char *address, kvf_transport_t transport, kvf_error_t *error) {
     kvf_client_options_t options = rig_options(address, transport);
-    options.connect_timeout_ms = 500;
+    options.connect_timeout_ms = 1500;
     kvf_client_t *client = NULL;
     kvf_status_t status = kvf_connect(&options, &client, error);
     cr_assert_null(client);

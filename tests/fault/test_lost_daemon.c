@@ -32,7 +32,7 @@ Test(lost_daemon, a_request_that_is_not_answered_times_out_and_a_late_slot_is_ke
     uint64_t begun = now_ms();
     cr_assert_eq(rig_get(&rig, 4, 200), KVF_ERR_TIMEOUT);
     uint64_t took = now_ms() - begun;
-    cr_assert(took >= 199 && took < 1000, "%u ms", (unsigned)took);
+    cr_assert(took >= 199 && took < 2500, "%u ms", (unsigned)took);
     for (size_t i = 0; i < 4; i++) cr_assert(rig.statuses[i] == KVF_ERR_TIMEOUT && rig_is_wiped(&rig, i));
     atomic_store(&swallowed, 0);
     cr_assert_eq(rig_get(&rig, 4, 0), KVF_OK);
@@ -100,7 +100,7 @@ Test(lost_daemon, a_lost_connection_ends_what_was_sent_and_opens_spaces_again) {
         fake_daemon_t *fake = start(&rig, shared ? KVF_TRANSPORT_SHARED : KVF_TRANSPORT_NETWORK, hang_up_on_get);
         uint64_t begun = now_ms();
         cr_assert_eq(rig_get(&rig, 4, 0), KVF_ERR_DISCONNECTED);
-        cr_assert_lt(now_ms() - begun, 1000);
+        cr_assert_lt(now_ms() - begun, 2500);
         cr_assert_eq(rig_put(&rig, 4, 0), KVF_OK, "this one waits for the next connection");
         kvf_client_info_t info;
         kvf_client_get_info(rig.client, &info);
@@ -122,7 +122,7 @@ Test(lost_daemon, a_daemon_that_comes_back_on_its_port_is_found_again) {
     uint64_t begun = now_ms();
     cr_assert_eq(rig_get(&rig, 1, 150), KVF_ERR_TIMEOUT,
                  "without a daemon a request waits, but not longer than it may");
-    cr_assert_lt(now_ms() - begun, 1000);
+    cr_assert_lt(now_ms() - begun, 2500);
     fake = fake_start(&(fake_options_t){.with_memory = true, .port = port});
     cr_assert(rig_wait_connected(&rig, true));
     cr_assert_eq(rig_get(&rig, 4, 0), KVF_ERR_NOT_FOUND);
@@ -173,12 +173,12 @@ static bool fall_silent(fake_daemon_t *fake, const kvf_frame_head_t *head, const
 
 Test(lost_daemon, silence_is_noticed_by_pings) {
     rig_t rig;
-    fake_daemon_t *fake = start(&rig, KVF_TRANSPORT_NETWORK, fall_silent); /* ping_ms 200 */
+    fake_daemon_t *fake = start(&rig, KVF_TRANSPORT_NETWORK, fall_silent);
     atomic_store(&swallowed, 1);
     uint64_t begun = now_ms();
     cr_assert_eq(rig_get(&rig, 4, 10000), KVF_ERR_TIMEOUT);
     uint64_t took = now_ms() - begun;
-    cr_assert(took >= 300 && took < 2000, "%u ms", (unsigned)took);
+    cr_assert(took >= 500 && took < 6000, "%u ms", (unsigned)took);
     cr_assert_geq(fake_count(fake, KVF_FRAME_PING), 2);
     atomic_store(&swallowed, 0);
     cr_assert(rig_wait_connected(&rig, true));
@@ -190,7 +190,8 @@ Test(lost_daemon, silence_is_noticed_by_pings) {
 Test(lost_daemon, an_idle_connection_is_kept_alive_by_pings) {
     rig_t rig;
     fake_daemon_t *fake = start(&rig, KVF_TRANSPORT_NETWORK, NULL);
-    nanosleep(&(struct timespec){.tv_nsec = 900000000}, NULL);
+    for (int i = 0; i < 5000 && fake_count(fake, KVF_FRAME_PING) < 2; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     cr_assert_geq(fake_count(fake, KVF_FRAME_PING), 2);
     kvf_client_info_t info;
     kvf_client_get_info(rig.client, &info);
@@ -239,8 +240,8 @@ Test(lost_daemon, a_put_from_shared_memory_ends_when_the_daemon_has_let_go_of_it
     rig_t rig;
     fake_daemon_t *fake = start(&rig, KVF_TRANSPORT_SHARED, hang_up_on_put);
     uint64_t begun = now_ms();
-    cr_assert_eq(rig_put(&rig, 4, 2000), KVF_ERR_DISCONNECTED);
-    cr_assert_lt(now_ms() - begun, 1000);
+    cr_assert_eq(rig_put(&rig, 4, 5000), KVF_ERR_DISCONNECTED);
+    cr_assert_lt(now_ms() - begun, 2500);
     cr_assert_eq(atomic_load(&puts_seen), 1);
     cr_assert(rig_wait_connected(&rig, true));
     rig_close(&rig);
@@ -253,7 +254,7 @@ static bool stall(fake_daemon_t *fake, const kvf_frame_head_t *head, const uint8
     if (head->type != KVF_FRAME_PUT) return false;
     atomic_fetch_add(&puts_seen, 1);
     fake_close(fake);
-    nanosleep(&(struct timespec){.tv_sec = 1}, NULL); /* its loop is held up: it does not see the socket's end */
+    nanosleep(&(struct timespec){.tv_sec = 2}, NULL); /* its loop is held up: it does not see the socket's end */
     return true;
 }
 
@@ -263,7 +264,7 @@ Test(lost_daemon, a_put_from_shared_memory_is_not_ended_early_by_a_daemon_that_i
     uint64_t begun = now_ms();
     cr_assert_eq(rig_put(&rig, 4, 300), KVF_ERR_TIMEOUT);
     uint64_t took = now_ms() - begun;
-    cr_assert(took >= 299 && took < 900, "%u ms", (unsigned)took);
+    cr_assert(took >= 299 && took < 1900, "%u ms", (unsigned)took);
     rig_close(&rig);
     fake_stop(fake);
 }
@@ -294,7 +295,7 @@ Test(lost_daemon, memory_of_a_put_is_the_callers_again_at_the_timeout) {
     uint64_t begun = now_ms();
     kvf_status_t status = rig_put(&rig, RIG_BLOCKS, 300);
     cr_assert_eq(status, KVF_ERR_TIMEOUT, "%s", kvf_status_name(status));
-    cr_assert_lt(now_ms() - begun, 1500);
+    cr_assert_lt(now_ms() - begun, 1900);
     free(rig.own_memory); /* a later read of it is for the sanitizer to find */
     rig.own_memory = NULL;
     kvf_completion_t completion;

@@ -312,7 +312,7 @@ EACH_TRANSPORT(a_killed_daemon_costs_its_keys_and_no_more) {
     wait_rounds(&stream, 3);
     atomic_store(&stream.stop, true);
     pthread_join(thread, NULL);
-    cr_assert_lt(stream.longest_ms, 2500);
+    cr_assert_lt(stream.longest_ms, 4000);
     cr_assert_eq(rig_get(&rig, 16, 0), KVF_ERR_NOT_FOUND);
     for (size_t i = 0; i < 16; i++) rig_fill(&rig, i);
     cr_assert_eq(rig_put(&rig, 16, 0), KVF_OK);
@@ -331,10 +331,10 @@ EACH_TRANSPORT(a_hung_daemon_costs_a_timeout_and_comes_back) {
     uint64_t begun = now_ms();
     kvf_status_t status = rig_get(&rig, 4, 300);
     cr_assert_eq(status, KVF_ERR_TIMEOUT, "%s", kvf_status_name(status));
-    cr_assert_lt(now_ms() - begun, 1000);
+    cr_assert_lt(now_ms() - begun, 2500);
     rig_fill(&rig, 5);
     cr_assert_lt(rig_put(&rig, 8, 300), 0, "nor does a put hang");
-    cr_assert_lt(now_ms() - begun, 2000);
+    cr_assert_lt(now_ms() - begun, 5000);
     nanosleep(&(struct timespec){.tv_sec = 1}, NULL); /* pings go unanswered: the connection is given up */
     daemon_signal(&daemon, SIGCONT);
     cr_assert(rig_wait_connected(&rig, true));
