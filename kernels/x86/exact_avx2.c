@@ -1,17 +1,11 @@
 /* exact_avx2.c - lossless coding: 16 values at a time, and vector steps of two halves of 8 lanes. Rows whose width is no
  * multiple of 16 go to the level below. */
 #include "kernels/levels.h"
-
-#include <immintrin.h>
-#include <string.h>
+#include "kernels/x86/words_avx2.h"
 
 enum { LANES = KVF_RANS_LANES, HALF = 8 };
 
-#define INLINE static inline __attribute__((always_inline))
-
 static kvf_kernels_t below;
-/* Word of each lane, by the lanes that take one: their rank. */
-static uint8_t ranks[1 << HALF][HALF];
 
 /* ---- values ---- */
 
@@ -84,24 +78,6 @@ static void exact_merge(void *values, const uint8_t *symbols, const uint8_t *low
 
 /* ---- rANS decoder ---- */
 
-typedef struct reader {
-    const uint8_t *next, *end;
-    uint32_t is_short;
-} reader_t;
-
-/* Near the end of the words zeros stand for those that are missing; nothing outside is read. */
-static __attribute__((noinline)) __m128i last_words(reader_t *reader, unsigned count) {
-    size_t left = (size_t)(reader->end - reader->next); /* below 16 */
-    uint8_t words[16] = {0};
-    memcpy(words, reader->next, left);
-    if (count > left / 2) {
-        reader->is_short = 1;
-        count = (unsigned)(left / 2);
-    }
-    reader->next += (size_t)count * 2;
-    return load(words);
-}
-
 /* Of 8 lanes; *symbols gets theirs as 32-bit numbers. */
 INLINE __m256i decode_half(reader_t *reader, __m256i x, const kvf_rans_slot_t *slots, const uint8_t *tables,
                            __m256i *symbols) {
@@ -113,19 +89,7 @@ INLINE __m256i decode_half(reader_t *reader, __m256i x, const kvf_rans_slot_t *s
     x = _mm256_mullo_epi32(frequency, _mm256_srli_epi32(x, KVF_RANS_PROB_BITS));
     x = _mm256_add_epi32(x, _mm256_and_si256(slot, low));
     *symbols = _mm256_srli_epi32(slot, 24);
-    __m256i takes = _mm256_cmpeq_epi32(_mm256_srli_epi32(x, 16), _mm256_setzero_si256());
-    unsigned mask = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(takes)),
-             count = (unsigned)__builtin_popcount(mask);
-    __m128i words;
-    if (__builtin_expect(reader->end - reader->next >= 16, 1)) {
-        words = load(reader->next);
-        reader->next += (size_t)count * 2;
-    } else {
-        words = last_words(reader, count);
-    }
-    __m256i rank = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)ranks[mask]));
-    __m256i dealt = _mm256_permutevar8x32_epi32(_mm256_cvtepu16_epi32(words), rank);
-    return _mm256_blendv_epi8(x, _mm256_or_si256(_mm256_slli_epi32(x, 16), dealt), takes);
+    return refill(reader, x, _mm256_set1_epi32(-1));
 }
 
 typedef struct state {
@@ -179,11 +143,6 @@ static void rans_decode_bytes(kvf_rans_decoder_t *decoder, const kvf_rans_slot_t
 
 void kvf__exact_fill_avx2(kvf_kernels_t *table) {
     below = *table;
-    for (unsigned mask = 0; mask < 1u << HALF; mask++)
-        for (unsigned lane = 0, rank = 0; lane < HALF; lane++) {
-            ranks[mask][lane] = (uint8_t)rank;
-            rank += mask >> lane & 1;
-        }
     table->exact_split = exact_split;
     table->exact_merge = exact_merge;
     table->rans_decode_bytes = rans_decode_bytes;

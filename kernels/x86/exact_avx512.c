@@ -1,12 +1,8 @@
 /* exact_avx512.c - lossless coding, 32 values (16 of fp32) and one vector step of 16 lanes at a time. */
 #include "kernels/levels.h"
-
-#include <immintrin.h>
+#include "kernels/x86/words_avx512.h"
 
 enum { LANES = KVF_RANS_LANES };
-
-#define INLINE    static inline __attribute__((always_inline))
-#define LIKELY(x) __builtin_expect(!!(x), 1)
 
 /* ---- values ---- */
 
@@ -91,44 +87,17 @@ static void exact_merge(void *values, const uint8_t *symbols, const uint8_t *low
 
 /* ---- rANS decoder ---- */
 
-typedef struct reader {
-    const uint8_t *next, *end;
-    uint32_t is_short;
-} reader_t;
-
-/* Near the end of the words zeros stand for those that are missing; nothing outside is read. */
-static __attribute__((noinline)) __m256i last_words(reader_t *reader, unsigned count) {
-    size_t left = (size_t)(reader->end - reader->next) / 2; /* below 16 */
-    __m256i words = _mm256_maskz_loadu_epi16((__mmask16)((1u << left) - 1), reader->next);
-    if (count > left) {
-        reader->is_short = 1;
-        count = (unsigned)left;
-    }
-    reader->next += (size_t)count * 2;
-    return words;
-}
-
 INLINE __m512i decode_step(reader_t *reader, __m512i x, const kvf_rans_slot_t *slots, const uint8_t *tables,
                            __mmask16 lanes, uint8_t *symbols) {
     __m512i at = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, tables)), KVF_RANS_PROB_BITS);
     at = _mm512_ternarylogic_epi32(at, x, _mm512_set1_epi32(KVF_RANS_TABLE_SLOTS - 1), 0xf8); /* at | (x & slot) */
-    __m512i slot = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), lanes, at, slots, 4);
+    __m512i slot = gather(_mm512_setzero_si512(), lanes, at, slots);
     __m512i low = _mm512_set1_epi32(0xfff);
     __m512i frequency = _mm512_and_si512(_mm512_srli_epi32(slot, 12), low);
     __m512i product = _mm512_mullo_epi32(frequency, _mm512_srli_epi32(x, KVF_RANS_PROB_BITS));
     x = _mm512_mask_add_epi32(x, lanes, product, _mm512_and_si512(slot, low));
     _mm_mask_storeu_epi8(symbols, lanes, _mm512_cvtepi32_epi8(_mm512_srli_epi32(slot, 24)));
-    __mmask16 takes = _mm512_mask_cmplt_epu32_mask(lanes, x, _mm512_set1_epi32((int)KVF_RANS_LOW));
-    unsigned count = (unsigned)__builtin_popcount(takes);
-    __m256i words;
-    if (LIKELY(reader->end - reader->next >= 32)) {
-        words = _mm256_loadu_si256((const __m256i_u *)reader->next);
-        reader->next += (size_t)count * 2;
-    } else {
-        words = last_words(reader, count);
-    }
-    __m512i dealt = _mm512_maskz_expand_epi32(takes, _mm512_cvtepu16_epi32(words));
-    return _mm512_or_si512(_mm512_mask_slli_epi32(x, takes, x, 16), dealt);
+    return refill(reader, x, lanes);
 }
 
 static __mmask16 lanes_of(size_t left) { return (__mmask16)(left < LANES ? (1u << left) - 1 : 0xffff); }
@@ -161,30 +130,15 @@ static void rans_decode_bytes(kvf_rans_decoder_t *decoder, const kvf_rans_slot_t
 
 /* ---- rANS encoder ---- */
 
-/* x / frequency of the lower eight lanes. A double holds both, and no quotient below a whole number rounds up to it: it lies
- * 2^-10 below at least, of less than 2^32. */
-INLINE __m256i divide(__m512i x, __m512i frequency) {
-    __m512d quotient = _mm512_div_pd(_mm512_cvtepu32_pd(_mm512_castsi512_si256(x)),
-                                     _mm512_cvtepu32_pd(_mm512_castsi512_si256(frequency)));
-    return _mm512_cvttpd_epu32(quotient);
-}
-
 INLINE __m512i encode_step(uint8_t **end, __m512i x, const kvf_rans_code_t *codes, const uint8_t *tables,
                            __mmask16 lanes, const uint8_t *symbols) {
     __m512i at = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, tables)), 8);
     at = _mm512_or_si512(at, _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, symbols)));
     __m512i whole = _mm512_set1_epi32(1 << 16); /* a frequency of 1 on the lanes that are not there */
-    __m512i code = _mm512_mask_i32gather_epi32(whole, lanes, at, codes, 4);
+    __m512i code = gather(whole, lanes, at, codes);
     __m512i frequency = _mm512_srli_epi32(code, 16);
     __mmask16 gives = _mm512_mask_cmpge_epu32_mask(lanes, _mm512_srli_epi32(x, 32 - KVF_RANS_PROB_BITS), frequency);
-    unsigned count = (unsigned)__builtin_popcount(gives);
-    *end -= (size_t)count * 2;
-    __m256i words = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(gives, x));
-    _mm256_mask_storeu_epi16(*end, (__mmask16)((1u << count) - 1), words);
-    __m512i kept = _mm512_mask_srli_epi32(x, gives, x, 16);
-    __m256i lower = divide(kept, frequency);
-    __m256i upper = divide(_mm512_shuffle_i64x2(kept, kept, 0xee), _mm512_shuffle_i64x2(frequency, frequency, 0xee));
-    __m512i quotient = _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
+    __m512i kept = give_words(end, x, gives), quotient = quotients(kept, frequency);
     __m512i rest = _mm512_sub_epi32(kept, _mm512_mullo_epi32(quotient, frequency));
     __m512i start = _mm512_and_si512(code, _mm512_set1_epi32(0xffff));
     __m512i next = _mm512_add_epi32(_mm512_slli_epi32(quotient, KVF_RANS_PROB_BITS), _mm512_add_epi32(rest, start));

@@ -38,7 +38,7 @@ INLINE __m512i step(reader_t *reader, __m512i x, const tables_t *t, int32_t base
         table = _mm512_mask_add_epi32(class, wide, t->first_wide, _mm512_and_si512(above, t->octave_mask));
     __m512i at = _mm512_slli_epi32(table, KVF_RANS_PROB_BITS), slot = _mm512_set1_epi32(KVF_RANS_TABLE_SLOTS - 1);
     at = _mm512_ternarylogic_epi32(at, x, slot, 0xf8); /* at | (x & slot) */
-    __m512i entry = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), t->lanes, at, t->slots, 4);
+    __m512i entry = gather(_mm512_setzero_si512(), t->lanes, at, t->slots);
     __m512i symbol = _mm512_srai_epi32(entry, 24), low = _mm512_set1_epi32(0xfff);
     __m512i frequency = _mm512_and_si512(_mm512_srli_epi32(entry, 12), low);
     __m512i product = _mm512_mullo_epi32(frequency, _mm512_srli_epi32(x, KVF_RANS_PROB_BITS));

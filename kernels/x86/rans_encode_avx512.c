@@ -1,10 +1,9 @@
 /* rans_encode_avx512.c - the rANS encoder. Ops come in runs of rising lanes of one set, as vector steps were noted: the run that
  * ends the list is coded at once, whichever lanes it has. */
 #include "kernels/levels.h"
-#include "kernels/x86/unroll.h"
+#include "kernels/x86/words_avx512.h"
 
 #include <assert.h>
-#include <immintrin.h>
 
 enum { LANES = KVF_RANS_LANES };
 
@@ -17,25 +16,10 @@ static uint8_t *(*code_scalar)(uint32_t *states, uint32_t sets, const kvf_rans_o
 
 static_assert(sizeof(kvf_rans_op_t) == 8, "ops are read as pairs of 32 bits: start, freq; bits, state");
 
-/* x / freq of the lower eight lanes. A double holds both, and no quotient below a whole number rounds up to it: it lies 2^-16
- * below at least, of less than 2^32. */
-INLINE __m256i divide(__m512i x, __m512i freq) {
-    __m512d quotient =
-        _mm512_div_pd(_mm512_cvtepu32_pd(_mm512_castsi512_si256(x)), _mm512_cvtepu32_pd(_mm512_castsi512_si256(freq)));
-    return _mm512_cvttpd_epu32(quotient);
-}
-
 INLINE __m512i code_step(uint8_t **end, __m512i x, const steps_t *s, __mmask16 lanes) {
     __m512i above = _mm512_srlv_epi32(x, _mm512_sub_epi32(_mm512_set1_epi32(32), s->bits));
     __mmask16 gives = _mm512_mask_cmpge_epu32_mask(lanes, above, s->freq);
-    unsigned count = (unsigned)__builtin_popcount(gives);
-    *end -= (size_t)count * 2;
-    __m256i words = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(gives, x));
-    _mm256_mask_storeu_epi16(*end, (__mmask16)((1u << count) - 1), words);
-    __m512i kept = _mm512_mask_srli_epi32(x, gives, x, 16);
-    __m256i lower = divide(kept, s->freq);
-    __m256i upper = divide(_mm512_shuffle_i64x2(kept, kept, 0xee), _mm512_shuffle_i64x2(s->freq, s->freq, 0xee));
-    __m512i quotient = _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
+    __m512i kept = give_words(end, x, gives), quotient = quotients(kept, s->freq);
     __m512i rest = _mm512_sub_epi32(kept, _mm512_mullo_epi32(quotient, s->freq));
     __m512i next = _mm512_add_epi32(_mm512_sllv_epi32(quotient, s->bits), _mm512_add_epi32(rest, s->start));
     return _mm512_mask_mov_epi32(x, lanes, next);

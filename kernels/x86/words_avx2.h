@@ -23,15 +23,16 @@ typedef struct reader {
 static const uint8_t ranks[256][8] = {RANKS64(0), RANKS64(64), RANKS64(128), RANKS64(192)};
 
 /* The words of a refill that come near the end of the stream: zeros stand for those that are missing. */
-static __attribute__((noinline)) __m128i last_words(reader_t *reader, unsigned count) {
-    size_t left = (size_t)(reader->end - reader->next); /* below 16 */
+static __attribute__((noinline)) __m128i last_words(const uint8_t **next, const uint8_t *end, uint32_t *is_short,
+                                                    unsigned count) {
+    size_t left = (size_t)(end - *next); /* below 16 */
     uint8_t words[16] = {0};
-    memcpy(words, reader->next, left);
+    memcpy(words, *next, left);
     if (count > left / 2) {
-        reader->is_short = 1;
+        *is_short = 1;
         count = (unsigned)(left / 2);
     }
-    reader->next += (size_t)count * 2;
+    *next += (size_t)count * 2;
     return _mm_loadu_si128((const __m128i_u *)words);
 }
 
@@ -45,9 +46,11 @@ INLINE __m256i refill(reader_t *reader, __m256i x, __m256i among) {
         words = _mm_loadu_si128((const __m128i_u *)reader->next);
         reader->next += (size_t)count * 2;
     } else {
-        reader_t copy = *reader; /* whose address is taken leaves the registers */
-        words = last_words(&copy, count);
-        *reader = copy;
+        const uint8_t *next = reader->next; /* whose address is taken leaves the registers */
+        uint32_t is_short = reader->is_short;
+        words = last_words(&next, reader->end, &is_short, count);
+        reader->next = next;
+        reader->is_short = is_short;
     }
     __m256i rank = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)ranks[mask]));
     __m256i dealt = _mm256_permutevar8x32_epi32(_mm256_cvtepu16_epi32(words), rank);
