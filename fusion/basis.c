@@ -20,7 +20,8 @@ struct kvf_basis {
 };
 
 static size_t floats_per_head(const kvf__basis_image_t *image, size_t dim) {
-    return image->kind == KVF_BASIS_KLT ? 2 * dim * dim + 2 * dim : dim;
+    size_t links = image->kind == KVF_BASIS_CROSS ? KVF_BASIS_LINKS_MAX * dim * dim : 0;
+    return kvf__basis_is_calibrated(image->kind) ? 2 * dim * dim + 2 * dim + links : dim;
 }
 
 static void destroy(kvf_basis_t *basis) {
@@ -71,6 +72,20 @@ static void read_transform(const uint8_t *from, uint32_t dim, float *forward, fl
         for (size_t k = 0; k < dim; k++) inverse[k * dim + i] = forward[i * dim + k] = (float)u[i * dim + k];
 }
 
+/* Links lie behind the rest of the head's bytes `from`; their floats go to `w`. */
+static void read_links(kvf_basis_t *basis, size_t index, uint32_t dim, const uint8_t *from, float *w) {
+    kvf_basis_head_t *head = &basis->heads[index];
+    kvf_basis_link_t unused[KVF_BASIS_LINKS_MAX];
+    size_t in_layer = index % ((size_t)basis->planes * basis->kv_heads);
+    head->num_links =
+        kvf_basis_links((uint32_t)(in_layer / basis->kv_heads), (uint32_t)(in_layer % basis->kv_heads), unused);
+    from += basis->image.head_bytes;
+    for (uint32_t i = 0; i < head->num_links; i++, from += basis->image.link_bytes, w += (size_t)dim * dim) {
+        kvf__basis_expand_link(from, dim, w);
+        head->link[i] = w;
+    }
+}
+
 /* `u` [dim, dim] is scratch. */
 static bool read_head(kvf_basis_t *basis, size_t index, uint32_t dim, double *u) {
     const uint8_t *from = basis->bytes + kvf__basis_image_offset(&basis->image, index);
@@ -85,6 +100,7 @@ static bool read_head(kvf_basis_t *basis, size_t index, uint32_t dim, double *u)
     head->inverse = inverse;
     if (!read_mean(from + dim, dim, mean)) return false;
     read_transform(from + 3 * (size_t)dim, dim, forward, inverse, u);
+    if (basis->image.kind == KVF_BASIS_CROSS) read_links(basis, index, dim, from, inverse + (size_t)dim * dim);
     return true;
 }
 
@@ -143,6 +159,35 @@ size_t kvf_basis_memory_bytes(const kvf_basis_t *basis) { return basis->memory_b
 const kvf_basis_head_t *kvf_basis_head(const kvf_basis_t *basis, uint32_t layer, uint32_t plane, uint32_t head) {
     size_t index = ((size_t)layer * basis->planes + plane) * basis->kv_heads + head;
     return &basis->heads[basis->num_heads > 1 ? index : 0];
+}
+
+uint32_t kvf_basis_links(uint32_t plane, uint32_t head, kvf_basis_link_t *links) {
+    uint32_t count = 0;
+    if (plane) links[count++] = (kvf_basis_link_t){plane - 1, head};
+    if (head) links[count++] = (kvf_basis_link_t){plane, head - 1};
+    return count;
+}
+
+void kvf_basis_expect(const kvf_basis_head_t *head, const kvf_kernels_t *kernels, float *m, const float *const *decoded,
+                      float *scratch) {
+    size_t count = (size_t)head->dim * KVF_ROW_LANES;
+    for (size_t i = 0; i < count; i++) m[i] = head->mean[i / KVF_ROW_LANES];
+    for (uint32_t k = 0; k < head->num_links; k++) {
+        kernels->matrix(scratch, head->link[k], decoded[k], NULL, head->dim);
+        for (size_t i = 0; i < count; i++) m[i] += scratch[i];
+    }
+}
+
+void kvf_basis_forward_from(const kvf_basis_head_t *head, const kvf_kernels_t *kernels, float *z, float *x,
+                            const float *m) {
+    for (size_t i = 0; i < (size_t)head->dim * KVF_ROW_LANES; i++) x[i] -= m[i];
+    kernels->matrix(z, head->forward, x, NULL, head->dim);
+}
+
+void kvf_basis_inverse_onto(const kvf_basis_head_t *head, const kvf_kernels_t *kernels, float *x, const float *z,
+                            const float *m) {
+    kernels->matrix(x, head->inverse, z, NULL, head->dim);
+    for (size_t i = 0; i < (size_t)head->dim * KVF_ROW_LANES; i++) x[i] += m[i];
 }
 
 void kvf_basis_forward(const kvf_basis_head_t *head, const kvf_kernels_t *kernels, float *z, float *x) {

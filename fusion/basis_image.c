@@ -47,15 +47,27 @@ static uint64_t fingerprint_of(const kvf_layout_t *l) {
 }
 
 void kvf__basis_image_measure(kvf__basis_image_t *image, const kvf_layout_t *layout) {
-    size_t dim = layout->head_dim, heads = (size_t)layout->layers * layout->planes * layout->kv_heads;
+    size_t dim = layout->head_dim, links = 0;
+    kvf_basis_link_t unused[KVF_BASIS_LINKS_MAX];
+    image->planes = layout->planes;
+    image->heads = layout->kv_heads;
     image->head_bytes = image->has_scales ? dim : 0;
-    if (image->kind == KVF_BASIS_KLT)
+    if (kvf__basis_is_calibrated(image->kind))
         image->head_bytes += dim * sizeof(uint16_t) + kvf__basis_reflection_bytes(layout->head_dim);
-    image->bytes = KVF__BASIS_HEADER_BYTES + heads * image->head_bytes + KVF__BASIS_HASH_BYTES;
+    image->link_bytes = image->kind == KVF_BASIS_CROSS ? dim + dim * dim : 0;
+    for (uint32_t i = 0; i < layout->planes * layout->kv_heads; i++)
+        links += kvf_basis_links(i / layout->kv_heads, i % layout->kv_heads, unused);
+    image->layer_bytes = layout->planes * layout->kv_heads * image->head_bytes + links * image->link_bytes;
+    image->bytes = KVF__BASIS_HEADER_BYTES + layout->layers * image->layer_bytes + KVF__BASIS_HASH_BYTES;
 }
 
 size_t kvf__basis_image_offset(const kvf__basis_image_t *image, size_t index) {
-    return KVF__BASIS_HEADER_BYTES + index * image->head_bytes;
+    size_t per_layer = (size_t)image->planes * image->heads, links = 0;
+    kvf_basis_link_t unused[KVF_BASIS_LINKS_MAX];
+    for (uint32_t i = 0; image->link_bytes && i < index % per_layer; i++)
+        links += kvf_basis_links(i / image->heads, i % image->heads, unused);
+    return KVF__BASIS_HEADER_BYTES + index / per_layer * image->layer_bytes + index % per_layer * image->head_bytes +
+           links * image->link_bytes;
 }
 
 void kvf__basis_image_seal(const kvf__basis_image_t *image, const kvf_layout_t *layout, uint8_t *bytes) {
@@ -113,8 +125,9 @@ kvf_status_t kvf__basis_image_open(kvf__basis_image_t *image, const kvf_layout_t
     kvf_status_t status = check_whole(&header, bytes, count, why, why_bytes);
     if (!status) status = check_layout(&header, layout, why, why_bytes);
     if (status) return status;
-    bool is_klt = header.kind == KVF_BASIS_KLT;
-    if ((!is_klt && header.kind != KVF_BASIS_HADAMARD) || header.has_scales > 1 || (is_klt && !header.has_scales))
+    bool is_known = header.kind >= KVF_BASIS_HADAMARD && header.kind <= KVF_BASIS_CROSS;
+    bool is_flat_allowed = header.kind == KVF_BASIS_HADAMARD;
+    if (!is_known || header.has_scales > 1 || (!header.has_scales && !is_flat_allowed))
         return fail(KVF_ERR_CORRUPT, why, why_bytes, "the basis has kind %u and scales %u, which is none", header.kind,
                     header.has_scales);
     *image = (kvf__basis_image_t){.kind = (kvf_basis_kind_t)header.kind,

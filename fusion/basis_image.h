@@ -13,8 +13,11 @@ typedef struct kvf__basis_image {
     bool has_scales; /* else they are flat */
     uint32_t version;
     uint64_t rows;
-    size_t head_bytes; /* of one head */
-    size_t bytes;      /* of all */
+    uint32_t planes, heads;
+    size_t head_bytes;  /* of one head, without links */
+    size_t link_bytes;  /* of one link */
+    size_t layer_bytes; /* of all heads of a layer */
+    size_t bytes;       /* of all */
 } kvf__basis_image_t;
 
 /* Fills in the sizes from kind, has_scales and the layout's shape, which lies within its limits: below 2^38. */
@@ -27,6 +30,9 @@ void kvf__basis_image_seal(const kvf__basis_image_t *image, const kvf_layout_t *
 kvf_status_t kvf__basis_image_open(kvf__basis_image_t *image, const kvf_layout_t *layout, const uint8_t *bytes,
                                    size_t count, char *why, size_t why_bytes) KVF_MUST_CHECK;
 
+/* Whether a kind has means and transforms of its own. */
+static inline bool kvf__basis_is_calibrated(kvf_basis_kind_t kind) { return kind != KVF_BASIS_HADAMARD; }
+
 /* ---- parts of a head ---- */
 
 uint8_t kvf__basis_pack_scale(double sigma); /* NaN and what is too small: the smallest */
@@ -38,5 +44,9 @@ size_t kvf__basis_reflection_bytes(uint32_t dim);
 void kvf__basis_pack_reflections(double *columns, uint32_t dim, uint8_t *to);
 /* U [dim, dim] row-major from any bytes. */
 void kvf__basis_expand_reflections(const uint8_t *from, uint32_t dim, double *u);
+
+/* Links: W [dim, dim] row-major, columns by a component of x, to bytes [dim + dim²] and from any bytes. */
+void kvf__basis_pack_link(const double *w, uint32_t dim, uint8_t *to);
+void kvf__basis_expand_link(const uint8_t *from, uint32_t dim, float *w);
 
 #endif

@@ -89,3 +89,29 @@ void kvf__basis_expand_reflections(const uint8_t *from, uint32_t dim, double *u)
         reflect(u + (size_t)(dim - count) * dim + (dim - count), dim, count, v, sums);
     }
 }
+
+/* ---- links ---- */
+
+enum { LINK_OCTAVES = 2 }; /* a column's largest magnitude is below 4: what is more is cut */
+
+void kvf__basis_pack_link(const double *w, uint32_t dim, uint8_t *to) {
+    for (uint32_t j = 0; j < dim; j++) {
+        double largest = 0;
+        for (uint32_t i = 0; i < dim; i++) largest = fmax(largest, fabs(w[(size_t)i * dim + j]));
+        double eighths = largest > 0x1p-29 ? floor(8 * (LINK_OCTAVES - log2(largest))) : UINT8_MAX;
+        to[j] = (uint8_t)fmin(fmax(eighths, 0), UINT8_MAX);
+        double step = ldexp(power_of(to[j]), LINK_OCTAVES) / 127;
+        for (uint32_t i = 0; i < dim; i++) {
+            double q = rint(w[(size_t)i * dim + j] / step);
+            to[dim + (size_t)i * dim + j] = (uint8_t)(int8_t)fmin(fmax(q, -127), 127);
+        }
+    }
+}
+
+void kvf__basis_expand_link(const uint8_t *from, uint32_t dim, float *w) {
+    for (uint32_t j = 0; j < dim; j++) {
+        double step = ldexp(power_of(from[j]), LINK_OCTAVES) / 127;
+        for (uint32_t i = 0; i < dim; i++)
+            w[(size_t)i * dim + j] = (float)((double)(int8_t)from[dim + (size_t)i * dim + j] * step);
+    }
+}

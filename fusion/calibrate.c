@@ -1,5 +1,4 @@
-#include "fusion/calibrate.h"
-#include "fusion/basis_image.h"
+#include "fusion/calibrate_internal.h"
 
 #include <cblas.h>
 #include <lapacke.h>
@@ -7,31 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LANES = KVF_ROW_LANES, SHORT = 8 /* times shorter than the median row counts no less */, ROWS_MIN = 16 };
-
-/* What is known of one head; its sums follow those of the one before in `sums`. */
-typedef struct slot {
-    uint64_t rows;
-    double floor;       /* of ‖x‖² */
-    double weight;      /* Σ 1 / ‖x‖² */
-    double mean_weight; /* Σ 1 / ‖x‖ */
-} slot_t;
-
-struct kvf_calibration {
-    kvf_layout_t *layout;
-    size_t num_slots, dim, packed; /* packed: dim (dim + 1) / 2 */
-    slot_t *slots;
-    double *sums; /* [num_slots]: x xᵀ / ‖x‖² lower triangle, row by row [packed]; x / ‖x‖² [dim]; x / ‖x‖ [dim] */
-    double *square;     /* [dim, dim] */
-    double *other;      /* [dim, dim] */
-    double *product;    /* [dim, dim] */
-    double *group;      /* [dim, 16] */
-    double *mean;       /* [dim] */
-    float *float_group; /* [dim, 16] */
+enum {
+    LANES = KVF_ROW_LANES,
+    SHORT = 8 /* times shorter than the median row counts no less */,
+    ROWS_MIN = KVF__CALIBRATE_ROWS_MIN
 };
 
+typedef kvf__calibrate_slot_t slot_t;
+
 static size_t num_slots_of(const kvf_layout_t *l) { return (size_t)l->layers * l->planes * l->kv_heads; }
-static size_t sums_of(size_t dim) { return dim * (dim + 1) / 2 + 2 * dim; }
+static size_t sums_of(size_t dim) { return kvf__calibrate_sums(dim); }
 
 uint64_t kvf_calibration_memory_bytes(const kvf_layout_t *layout) {
     size_t dim = layout->head_dim;
@@ -64,6 +48,10 @@ kvf_calibration_t *kvf_calibration_create(const kvf_layout_t *layout) {
 void kvf_calibration_destroy(kvf_calibration_t *c) {
     if (!c) return;
     kvf_layout_destroy(c->layout);
+    for (size_t i = 0; c->slots && i < c->num_slots; i++) {
+        free(c->slots[i].row_terms);
+        free(c->slots[i].term_terms);
+    }
     free(c->slots);
     free(c->sums);
     free(c->square);
@@ -108,7 +96,7 @@ static double median_of(const double *squares, unsigned usable) {
 
 /* Adds the rows to the two vectors and leaves x / ‖x‖ in c->group. */
 static void add_vectors(kvf_calibration_t *c, slot_t *slot, double *sums, const float *z, const double *squares) {
-    double scale[LANES]; /* 1 / ‖x‖ */
+    double *scale = c->scale;
     for (size_t lane = 0; lane < LANES; lane++) {
         scale[lane] = squares[lane] > 0 ? 1 / sqrt(fmax(squares[lane], slot->floor)) : 0;
         slot->weight += scale[lane] * scale[lane];
@@ -129,6 +117,7 @@ void kvf_calibration_add(kvf_calibration_t *c, uint32_t layer, uint32_t plane, u
     slot_t *slot = &c->slots[index];
     double *sums = c->sums + index * sums_of(dim), squares[LANES];
     unsigned usable = measure(z, dim, num_rows, squares);
+    memset(c->scale, 0, sizeof(c->scale));
     if (!usable) return;
     if (slot->rows == 0) slot->floor = median_of(squares, usable) / (SHORT * SHORT);
     slot->rows += usable;
@@ -136,6 +125,16 @@ void kvf_calibration_add(kvf_calibration_t *c, uint32_t layer, uint32_t plane, u
     cblas_dsyrk(CblasRowMajor, CblasLower, CblasNoTrans, (int)dim, LANES, 1, c->group, LANES, 0, c->square, (int)dim);
     for (size_t i = 0; i < dim; i++)
         for (size_t j = 0; j <= i; j++) *sums++ += c->square[i * dim + j];
+}
+
+bool kvf_calibration_add_layer(kvf_calibration_t *c, uint32_t layer, const float *z, unsigned num_rows) {
+    bool is_added = true;
+    for (uint32_t i = 0; i < c->layout->planes * c->layout->kv_heads; i++) {
+        uint32_t plane = i / c->layout->kv_heads, head = i % c->layout->kv_heads;
+        kvf_calibration_add(c, layer, plane, head, z + i * c->dim * LANES, num_rows);
+        is_added &= kvf__calibrate_add_links(c, plane, head, index_of(c, layer, plane, head), z);
+    }
+    return is_added;
 }
 
 uint64_t kvf_calibration_rows(const kvf_calibration_t *c) {
@@ -147,16 +146,19 @@ uint64_t kvf_calibration_rows(const kvf_calibration_t *c) {
 
 /* ---- basis ---- */
 
-/* μ in bf16, as the basis has it, to its bytes and to c->mean. */
-static void pack_mean(kvf_calibration_t *c, size_t index, uint8_t *to) {
-    const slot_t *slot = &c->slots[index];
-    const double *sum = c->sums + index * sums_of(c->dim) + c->packed + c->dim;
+void kvf__calibrate_pack_mean(kvf_calibration_t *c, const double *mean, uint8_t *to) {
     memset(c->float_group, 0, c->dim * LANES * sizeof(*c->float_group));
-    for (size_t i = 0; i < c->dim && slot->rows >= ROWS_MIN; i++)
-        c->float_group[i * LANES] = (float)(sum[i] / slot->mean_weight);
+    for (size_t i = 0; i < c->dim; i++) c->float_group[i * LANES] = (float)mean[i];
     kvf_kernels()->store_rows(to, 0, 1, c->layout->head_dim, KVF_VALUES_BF16, c->float_group);
     kvf_kernels()->load_rows(c->float_group, to, 0, 1, c->layout->head_dim, KVF_VALUES_BF16);
     for (size_t i = 0; i < c->dim; i++) c->mean[i] = (double)c->float_group[i * LANES];
+}
+
+static void pack_mean(kvf_calibration_t *c, size_t index, uint8_t *to) {
+    const slot_t *slot = &c->slots[index];
+    const double *sum = c->sums + index * sums_of(c->dim) + c->packed + c->dim;
+    for (size_t i = 0; i < c->dim; i++) c->mean[i] = slot->rows >= ROWS_MIN ? sum[i] / slot->mean_weight : 0;
+    kvf__calibrate_pack_mean(c, c->mean, to);
 }
 
 /* c->square: second moments of (x − μ) / ‖x‖ for the μ in c->mean; with too few rows, the same in each
@@ -232,9 +234,14 @@ static void pack_scales(kvf_calibration_t *c, uint64_t rows, uint8_t *to) {
 static bool pack_head(kvf_calibration_t *c, size_t index, kvf_basis_kind_t kind, uint8_t *to) {
     uint8_t *scale = to, *mean = scale + c->dim, *reflections = mean + c->dim * sizeof(uint16_t);
     memset(c->mean, 0, c->dim * sizeof(*c->mean));
-    if (kind == KVF_BASIS_KLT) pack_mean(c, index, mean);
-    moments(c, index);
-    if (kind == KVF_BASIS_KLT) {
+    bool is_linked =
+        kind == KVF_BASIS_CROSS &&
+        kvf__calibrate_fit_links(c, index, mean, reflections + kvf__basis_reflection_bytes(c->layout->head_dim));
+    if (!is_linked) {
+        if (kvf__basis_is_calibrated(kind)) pack_mean(c, index, mean);
+        moments(c, index);
+    }
+    if (kvf__basis_is_calibrated(kind)) {
         if (!find_components(c)) return false;
         kvf__basis_pack_reflections(c->other, c->layout->head_dim, reflections);
         kvf__basis_expand_reflections(reflections, c->layout->head_dim, c->other);

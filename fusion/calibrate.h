@@ -17,7 +17,7 @@
 
 typedef struct kvf_calibration kvf_calibration_t;
 
-/* Memory that a calibration of a checked layout takes: 8 × (dim (dim + 1) / 2 + 2 × dim + 4) bytes a head, and three times
+/* Memory that a calibration of a checked layout takes: 8 × (dim (dim + 1) / 2 + 2 × dim + 7) bytes a head, and three times
  * 8 × dim². */
 uint64_t kvf_calibration_memory_bytes(const kvf_layout_t *layout);
 
@@ -30,10 +30,17 @@ void kvf_calibration_destroy(kvf_calibration_t *calibration);
 void kvf_calibration_add(kvf_calibration_t *calibration, uint32_t layer, uint32_t plane, uint32_t head, const float *z,
                          unsigned num_rows);
 
+/* The same for all heads of a layer at once, z [plane, head, head_dim, 16], lanes being the same tokens in each: what CROSS needs. Takes
+ * more memory, a multiple of 4 × (2 × dim + 1) × (3 × dim + 1) bytes a head. False: out of memory, and what links would have told of these rows
+ * is lost. */
+bool kvf_calibration_add_layer(kvf_calibration_t *calibration, uint32_t layer, const float *z, unsigned num_rows);
+
 /* The fewest rows taken for any head. */
 uint64_t kvf_calibration_rows(const kvf_calibration_t *calibration);
 
-/* Makes a basis of `kind` from what was taken so far (more may follow): KLT, or HADAMARD with the measured σ. A head with
+/* Makes a basis of `kind` from what was taken so far (more may follow): KLT, CROSS, or HADAMARD with the measured σ. CROSS fits W and
+ * μ by weighted least squares with a ridge of 1 % of the mean square of its terms; a head that was given fewer rows than four times its terms, or
+ * none by kvf_calibration_add_layer, gets W = 0. A head with
  * fewer than 16 rows gets no mean and flat scales. Sets `basis` (one reference) on KVF_OK. KVF_ERR_NO_MEMORY; KVF_ERR_INTERNAL: the
  * eigenvalues were not found. */
 kvf_status_t kvf_calibration_finish(kvf_calibration_t *calibration, kvf_basis_kind_t kind, uint32_t version,
