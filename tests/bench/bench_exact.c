@@ -2,9 +2,11 @@
  *
  *   bench_exact FILE…    for each KV file (client/cli/kvfile.h), blocks of 16 tokens put one by one, no two of them compared:
  *                        ratio without and with a model, learnt from the first 256 tokens, and with the model's bytes counted;
- *                        GB/s of engine bytes by level on one core, medians of rounds, and the ratio to a memcpy of the same bytes */
+ *                        GB/s of engine bytes by level on one core, medians of rounds, and the ratio to a memcpy of the same bytes; last,
+ *                        what a pool holds that keeps equal planes once, all counted */
 #include "client/cli/kvfile.h"
 #include "fusion/exact/internal.h"
+#include "fusion/pool/exact_pool.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -170,6 +172,29 @@ static void measure(bench_t *b, kvf_exact_model_t *model, const char *name) {
     kvf_exact_decoder_destroy(decoder);
 }
 
+/* The blocks in a pool: bytes put over all that is held for them. */
+static void measure_pool(const bench_t *b) {
+    kvf_exact_pool_options_t options = {.layout = b->layout};
+    kvf_exact_pool_t *pool;
+    kvf_pool_stats_t stats;
+    const void *planes[PLANES_MAX];
+    check(!kvf_exact_pool_create(&options, &pool), "no pool");
+    for (size_t i = 0; i < b->num_blocks; i++) {
+        planes_of(b, i, planes);
+        kvf_pool_put_t put = {.planes = planes, .tokens = BLOCK_TOKENS};
+        kvf_pool_block_t block;
+        check(!kvf_exact_pool_put(pool, &put, &block), "cannot put");
+    }
+    check(!kvf_exact_pool_flush(pool), "cannot flush");
+    kvf_exact_pool_get_stats(pool, &stats);
+    uint64_t held = stats.bytes_units + stats.bytes_records + stats.bytes_index + stats.bytes_basis;
+    printf("pool      ratio %.4f, %.1f %% of the planes the same as others, index and tables %.2f %% of what is held\n",
+           (double)stats.bytes_put / (double)held,
+           100 * (double)kvf_exact_pool_planes_same(pool) / (double)(b->num_blocks * b->planes),
+           100 * (double)stats.bytes_index / (double)held);
+    kvf_exact_pool_destroy(pool);
+}
+
 int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         bench_t b = {0};
@@ -181,6 +206,7 @@ int main(int argc, char **argv) {
         measure(&b, NULL, "no model");
         measure(&b, model, "model   ");
         kvf_exact_model_unref(model);
+        measure_pool(&b);
         stop(&b);
     }
     return 0;

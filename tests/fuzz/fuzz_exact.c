@@ -109,7 +109,8 @@ static void run_values(const uint8_t *bytes, size_t count, kvf_dtype_t dtype, kv
     kvf_exact_decoder_t *decoder;
     block_t block = make_block(dtype, TOKENS), back = make_block(dtype, TOKENS);
     memcpy(block.bytes, bytes, count < block.count ? count : block.count);
-    check(!kvf_exact_encoder_create(&layout, model, &encoder) && !kvf_exact_decoder_create(&layout, model, &decoder));
+    check(!kvf_exact_encoder_create(&layout, model, &encoder));
+    check(!kvf_exact_decoder_create(&layout, model, &decoder));
     kvf_exact_in_t in = {.planes = (const void *const *)block.planes, .tokens = TOKENS, .unit = UNIT};
     kvf_exact_out_t out;
     check(!kvf_exact_encode(encoder, &in, &out));
