@@ -1,5 +1,6 @@
 /* block_decode.c - a record and its units into the rows of a block. */
 #include "fusion/coder/angles.h"
+#include "fusion/coder/cross.h"
 #include "fusion/coder/map.h"
 #include "fusion/coder/units.h"
 
@@ -11,6 +12,7 @@ enum { LANES = KVF_RANS_LANES };
 struct kvf_block_decoder {
     const kvf_codec_t *codec;
     kvf__angles_t angles;
+    kvf__cross_t cross;
     kvf__units_t units; /* the first is the block's own, if it has one */
     kvf__map_t map;
     kvf_part_reader_t part;
@@ -26,6 +28,7 @@ kvf_status_t kvf_block_decoder_create(const kvf_codec_t *codec, kvf_block_decode
     made->codec = codec;
     kvf_status_t status = kvf__units_init(&made->units, codec);
     if (!status) status = kvf__angles_init(&made->angles, codec->layout, codec->rope);
+    if (!status) status = kvf__cross_init(&made->cross, codec);
     made->z = aligned_alloc(64, group);
     made->p = aligned_alloc(64, group);
     made->x = aligned_alloc(64, group);
@@ -40,6 +43,7 @@ kvf_status_t kvf_block_decoder_create(const kvf_codec_t *codec, kvf_block_decode
 void kvf_block_decoder_destroy(kvf_block_decoder_t *decoder) {
     if (!decoder) return;
     kvf__angles_free(&decoder->angles);
+    kvf__cross_free(&decoder->cross);
     kvf__units_free(&decoder->units);
     kvf_part_plane_free(&decoder->part_plane);
     free(decoder->z);
@@ -163,12 +167,16 @@ static void copy_raw(const kvf_part_plane_t *plane, uint32_t head, uint32_t grou
     }
 }
 
+/* `to` NULL: only what later planes of the layer need of it. */
 static void decode_group(decoding_t *one, uint32_t layer, uint32_t plane, uint32_t head, uint32_t group, uint8_t *to) {
     kvf_block_decoder_t *decoder = one->decoder;
     const kvf_codec_t *codec = decoder->codec;
     uint32_t rows = one->info.tokens - group * LANES;
     assemble(one, head, group);
-    kvf_basis_inverse(kvf_basis_head(codec->basis, layer, plane, head), kvf_kernels(), decoder->x, decoder->z);
+    kvf__cross_expect(&decoder->cross, layer, plane, head, group);
+    kvf__cross_inverse(&decoder->cross, layer, plane, head, decoder->x, decoder->z);
+    kvf__cross_keep(&decoder->cross, plane, head, group, decoder->x);
+    if (!to) return;
     kvf__angles_restore(&decoder->angles, layer, plane, group, decoder->x);
     to += (size_t)group * LANES * codec->token_bytes + (size_t)head * codec->row_bytes;
     kvf_kernels()->store_rows(to, codec->token_bytes, rows < LANES ? rows : LANES, codec->shape.dim,
@@ -183,7 +191,7 @@ static kvf_status_t decode_planes(decoding_t *one, uint32_t first_layer, uint32_
     kvf_status_t status = seek(one, first_layer);
     for (uint32_t i = 0; i < layers * shape->planes && !status; i++) {
         status = next_plane(one);
-        if (status || !planes[i]) continue;
+        if (status || (!planes[i] && !one->decoder->cross.is_on)) continue;
         for (uint32_t head = 0; head < shape->heads; head++)
             for (uint32_t group = 0; group < groups; group++)
                 decode_group(one, first_layer + i / shape->planes, i % shape->planes, head, group, planes[i]);

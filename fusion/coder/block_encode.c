@@ -1,6 +1,7 @@
 /* block_encode.c - the rows of a block into a record and a unit. */
 #include "fusion/coder/angles.h"
 #include "fusion/coder/chosen.h"
+#include "fusion/coder/cross.h"
 #include "fusion/coder/map.h"
 #include "fusion/coder/units.h"
 
@@ -20,6 +21,7 @@ static const float SAFETY = 0.99995f;
 struct kvf_block_encoder {
     const kvf_codec_t *codec;
     kvf__angles_t angles;
+    kvf__cross_t cross;
     kvf__units_t units;
     kvf__map_t map;
     kvf__chosen_t chosen;
@@ -50,6 +52,7 @@ kvf_status_t kvf_block_encoder_create(const kvf_codec_t *codec, kvf_block_encode
     made->codec = codec;
     kvf_status_t status = kvf__units_init(&made->units, codec);
     if (!status) status = kvf__angles_init(&made->angles, codec->layout, codec->rope);
+    if (!status) status = kvf__cross_init(&made->cross, codec);
     if (!status) status = kvf__chosen_init(&made->chosen, codec);
     made->unit_writer = kvf_part_writer_create(shape);
     made->record_writer = kvf_part_writer_create(shape);
@@ -69,6 +72,7 @@ kvf_status_t kvf_block_encoder_create(const kvf_codec_t *codec, kvf_block_encode
 void kvf_block_encoder_destroy(kvf_block_encoder_t *encoder) {
     if (!encoder) return;
     kvf__angles_free(&encoder->angles);
+    kvf__cross_free(&encoder->cross);
     kvf__units_free(&encoder->units);
     kvf__chosen_free(&encoder->chosen);
     kvf_part_writer_destroy(encoder->unit_writer);
@@ -172,8 +176,8 @@ static void load_group(encoding_t *one, group_t *group) {
     set_aside(one, group);
     memcpy(encoder->work, encoder->x, (size_t)dim * LANES * sizeof(float));
     kvf__angles_strip(&encoder->angles, group->layer, group->plane, group->index, encoder->work);
-    const kvf_basis_head_t *basis = kvf_basis_head(codec->basis, group->layer, group->plane, group->head);
-    kvf_basis_forward(basis, kvf_kernels(), encoder->z, encoder->work);
+    kvf__cross_expect(&encoder->cross, group->layer, group->plane, group->head, group->index);
+    kvf__cross_forward(&encoder->cross, group->layer, group->plane, group->head, encoder->z, encoder->work);
     kvf_rows_t *rows = &group->rows;
     rows->dim = dim;
     rows->lanes = group->lanes;
@@ -197,8 +201,8 @@ static uint32_t check_group(encoding_t *one, group_t *group) {
     uint32_t dim = codec->shape.dim, broken = 0;
     float bound = codec->bounds[group->layer * codec->shape.planes + group->plane], error[LANES];
     kvf_kernels()->dequantise(encoder->work, encoder->q, group->rows.step_value, encoder->p, dim);
-    const kvf_basis_head_t *basis = kvf_basis_head(codec->basis, group->layer, group->plane, group->head);
-    kvf_basis_inverse(basis, kvf_kernels(), encoder->back, encoder->work);
+    kvf__cross_inverse(&encoder->cross, group->layer, group->plane, group->head, encoder->back, encoder->work);
+    kvf__cross_keep(&encoder->cross, group->plane, group->head, group->index, encoder->back);
     kvf__angles_restore(&encoder->angles, group->layer, group->plane, group->index, encoder->back);
     kvf_kernels()->store_rows(encoder->rounded, codec->row_bytes, LANES, dim, (int)codec->layout->dtype, encoder->back);
     kvf_kernels()->load_rows(encoder->back, encoder->rounded, codec->row_bytes, LANES, dim, (int)codec->layout->dtype);
@@ -214,10 +218,21 @@ static uint32_t check_group(encoding_t *one, group_t *group) {
     return broken;
 }
 
+/* Rows that are not coded leave nothing behind: a decoder sees zeros in their place. */
+static void clear_uncoded(encoding_t *one, group_t *group) {
+    for (uint32_t lane = 0; lane < group->num_rows; lane++) {
+        if (group->rows.kind[lane] <= KVF_ROW_ALONE) continue;
+        group->rows.step_value[lane] = 0;
+        for (size_t i = 0; i < one->encoder->codec->shape.dim; i++)
+            one->encoder->q[i * LANES + lane] = one->encoder->p[i * LANES + lane] = 0;
+    }
+}
+
 static void encode_group(encoding_t *one, group_t *group) {
     load_group(one, group);
     kvf_rows_choose(&group->rows);
     for (int round = 0;; round++) {
+        clear_uncoded(one, group);
         uint32_t broken = check_group(one, group);
         if (!broken) break;
         if (round < REFINE_MAX)

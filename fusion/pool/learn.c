@@ -6,40 +6,57 @@
 
 enum { LANES = KVF_ROW_LANES, FIRST_VERSION = 1 };
 
-static void add_block(kvf_pool_t *pool, kvf_calibration_t *calibration, kvf__angles_t *angles,
-                      const kvf__block_t *block, float *z) {
+/* Rows of a block's layer, K at position zero: z [plane, head, dim, 16] of 16 tokens. */
+static void load_layer(kvf_pool_t *pool, kvf__angles_t *angles, const kvf__block_t *block, uint32_t layer,
+                       uint32_t group, float *z) {
     const kvf_layout_t *layout = pool->layout;
-    const void *const *planes = kvf__staged_planes(pool, block);
     size_t row_bytes = (size_t)layout->head_dim * kvf_dtype_bytes(layout->dtype),
            token_bytes = row_bytes * layout->kv_heads;
+    uint32_t left = block->tokens - group * LANES, rows = left < LANES ? left : LANES;
+    for (uint32_t plane = 0; plane < layout->planes; plane++)
+        for (uint32_t head = 0; head < layout->kv_heads; head++, z += (size_t)layout->head_dim * LANES) {
+            const uint8_t *from = pool->planes[layer * layout->planes + plane];
+            from += (size_t)group * LANES * token_bytes + head * row_bytes;
+            kvf_kernels()->load_rows(z, from, token_bytes, rows, layout->head_dim, (int)layout->dtype);
+            kvf__angles_strip(angles, layer, plane, group, z);
+        }
+}
+
+static bool add_block(kvf_pool_t *pool, kvf_calibration_t *calibration, kvf__angles_t *angles,
+                      const kvf__block_t *block, float *z) {
+    const kvf_layout_t *layout = pool->layout;
+    bool is_cross = pool->options.basis == KVF_POOL_BASIS_CROSS, is_added = true;
+    (void)kvf__staged_planes(pool, block);
     kvf__angles_begin(angles, block->position, block->tokens);
-    for (uint32_t i = 0; i < layout->layers * layout->planes; i++)
-        for (uint32_t head = 0; head < layout->kv_heads; head++)
-            for (uint32_t group = 0; group * LANES < block->tokens; group++) {
-                uint32_t left = block->tokens - group * LANES, rows = left < LANES ? left : LANES;
-                uint32_t layer = i / layout->planes, plane = i % layout->planes;
-                const uint8_t *from =
-                    (const uint8_t *)planes[i] + (size_t)group * LANES * token_bytes + head * row_bytes;
-                kvf_kernels()->load_rows(z, from, token_bytes, rows, layout->head_dim, (int)layout->dtype);
-                kvf__angles_strip(angles, layer, plane, group, z);
-                kvf_calibration_add(calibration, layer, plane, head, z, rows);
-            }
+    for (uint32_t layer = 0; layer < layout->layers; layer++)
+        for (uint32_t group = 0; group * LANES < block->tokens; group++) {
+            uint32_t left = block->tokens - group * LANES, rows = left < LANES ? left : LANES;
+            load_layer(pool, angles, block, layer, group, z);
+            if (is_cross) is_added &= kvf_calibration_add_layer(calibration, layer, z, rows);
+            for (uint32_t i = 0; !is_cross && i < layout->planes * layout->kv_heads; i++)
+                kvf_calibration_add(calibration, layer, i / layout->kv_heads, i % layout->kv_heads,
+                                    z + (size_t)i * layout->head_dim * LANES, rows);
+        }
+    return is_added;
 }
 
 static kvf_status_t calibrate(kvf_pool_t *pool, kvf_basis_t **basis) {
     kvf__angles_t angles;
     kvf_rope_t *rope = kvf_rope_create(pool->layout);
     kvf_calibration_t *calibration = kvf_calibration_create(pool->layout);
-    float *z = aligned_alloc(64, (size_t)pool->layout->head_dim * LANES * sizeof(float));
+    float *z = aligned_alloc(64, (size_t)pool->layout->planes * pool->layout->kv_heads * pool->layout->head_dim *
+                                     LANES * sizeof(float));
     kvf_status_t status = rope && calibration && z ? KVF_OK : KVF_ERR_NO_MEMORY;
     if (!status) status = kvf__angles_init(&angles, pool->layout, rope);
     if (!status) {
         for (size_t i = 0; i < pool->num_staged; i++) {
             const kvf__block_t *block = kvf__block_find(pool, pool->staged[i]);
-            if (block && block->is_staged) add_block(pool, calibration, &angles, block, z);
+            if (block && block->is_staged && !add_block(pool, calibration, &angles, block, z))
+                status = KVF_ERR_NO_MEMORY;
         }
         kvf__angles_free(&angles);
-        status = kvf_calibration_finish(calibration, KVF_BASIS_KLT, FIRST_VERSION, basis);
+        kvf_basis_kind_t kind = pool->options.basis == KVF_POOL_BASIS_CROSS ? KVF_BASIS_CROSS : KVF_BASIS_KLT;
+        if (!status) status = kvf_calibration_finish(calibration, kind, FIRST_VERSION, basis);
     }
     free(z);
     kvf_calibration_destroy(calibration);

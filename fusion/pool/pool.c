@@ -192,7 +192,7 @@ kvf_status_t kvf_pool_put(kvf_pool_t *pool, const kvf_pool_put_t *put, kvf_pool_
     block->position = put->position;
     block->previous = put->previous;
     status = keep_tokens(pool, block, put);
-    bool is_learning = !pool->codec && pool->options.basis == KVF_POOL_BASIS_CALIBRATED;
+    bool is_learning = !pool->codec && pool->options.basis != KVF_POOL_BASIS_HADAMARD;
     if (!status && !is_learning && !pool->codec) status = kvf__learn_basis(pool);
     if (!status) status = is_learning ? stage(pool, block, put->planes) : kvf__code_block(pool, block, put->planes);
     if (status) {

@@ -13,7 +13,12 @@
 
 typedef struct kvf_pool kvf_pool_t;
 
-typedef enum kvf_pool_basis { KVF_POOL_BASIS_CALIBRATED = 0, KVF_POOL_BASIS_HADAMARD = 1 } kvf_pool_basis_t;
+/* CROSS expects rows from others of their token (basis.h): denser where little text repeats, for more bytes of basis and time. */
+typedef enum kvf_pool_basis {
+    KVF_POOL_BASIS_CALIBRATED = 0,
+    KVF_POOL_BASIS_HADAMARD = 1,
+    KVF_POOL_BASIS_CROSS = 2
+} kvf_pool_basis_t;
 
 typedef struct kvf_pool_options {
     const kvf_layout_t *layout; /* copied */
