@@ -175,6 +175,37 @@ Test(pool, so_do_they_while_the_basis_is_learnt, .timeout = 60) {
     random_puts_and_deletes(KVF_POOL_BASIS_CALIBRATED, 2, 400);
 }
 
+Test(pool, rows_expected_from_others_stay_within_their_bound, .timeout = 120) {
+    rig_t rig;
+    enum { BLOCKS = 48 };
+    kvf_pool_block_t blocks[BLOCKS];
+    uint32_t first[BLOCKS];
+    uint64_t seed = 3;
+    rig_init(&rig, KVF_POOL_BASIS_CROSS, 600); /* enough for links of 2 × 64 terms */
+    for (uint32_t i = 0; i < BLOCKS; i++) {
+        first[i] = (uint32_t)(data_draw(&seed) % (TEXT - TOKENS));
+        blocks[i] = put(&rig, first[i], i * 50, i % 3 > 0, 0);
+    }
+    const kvf_basis_t *basis = rig.pool->codec->basis;
+    cr_assert_eq(kvf_basis_kind(basis), KVF_BASIS_CROSS);
+    float largest = 0;
+    const kvf_basis_head_t *head = kvf_basis_head(basis, 1, 1, 1); /* V of head 1 has two links */
+    cr_assert(head->num_links == 2 && kvf_basis_head(basis, 1, 0, 0)->num_links == 0);
+    for (int i = 0; i < DIM * DIM; i++) largest = fmaxf(largest, fabsf(head->link[0][i]));
+    cr_assert_gt(largest, 0.0f);
+    block_data_t all = data_create(&rig.layout, TOKENS);
+    for (uint32_t i = 0; i < BLOCKS; i++) {
+        cr_assert_leq(error_of(&rig, blocks[i], first[i], i * 50), BOUND);
+        cr_assert_eq(kvf_pool_get(rig.pool, blocks[i], 0, LAYERS, all.writable), KVF_OK);
+        void *only_v[PLANES] = {NULL, rig.y.writable[0]}; /* K is decoded for its sake, and not given out */
+        memset(rig.y.bytes, 0x11, rig.y.plane_bytes);
+        cr_assert_eq(kvf_pool_get(rig.pool, blocks[i], 1, 1, only_v), KVF_OK);
+        cr_assert(!memcmp(rig.y.bytes, all.planes[3], all.plane_bytes));
+    }
+    data_destroy(&all);
+    rig_free(&rig);
+}
+
 Test(pool, a_staged_block_comes_back_to_the_bit_and_is_coded_later) {
     rig_t rig;
     rig_init(&rig, KVF_POOL_BASIS_CALIBRATED, 1 << 20);
