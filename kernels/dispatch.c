@@ -16,6 +16,7 @@ static bool has_ref(void) { return true; }
 static void fill_ref(kvf_kernels_t *table) {
     kvf__copy_hash_fill_ref(table);
     kvf__rans_fill_ref(table);
+    kvf__rans_note_fill_ref(table);
     kvf__quantise_fill_ref(table);
     kvf__hamming_fill_ref(table);
     kvf__transform_fill_ref(table);
@@ -42,6 +43,7 @@ static void fill_avx512(kvf_kernels_t *table) {
     kvf__hamming_fill_avx512(table);
     kvf__quantise_fill_avx512(table);
     kvf__rans_fill_avx512(table);
+    kvf__rans_note_fill_avx512(table);
     kvf__rans_encode_fill_avx512(table);
     kvf__transform_fill_avx512(table);
     kvf__exact_fill_avx512(table);

@@ -50,6 +50,12 @@ typedef struct kvf_kernels {
     void (*rans_decode_rows)(kvf_rans_decoder_t *decoder, const kvf_rans_model_t *model, const int32_t *classes,
                              const int32_t *shifts, uint32_t lanes, unsigned dim, float *q);
 
+    /* The mirror: notes `dim` vector steps of whole q [dim, 16], below 2^15 in magnitude, step i on set i % 2. There is room for
+     * KVF_RANS_STEP_OPS_MAX ops a step; returns the end of those noted, and adds their bits × 256 to `cost`. */
+    kvf_rans_op_t *(*rans_note_rows)(kvf_rans_op_t *ops, const kvf_rans_model_t *model, const int32_t *classes,
+                                     const int32_t *shifts, uint32_t lanes, unsigned dim, const float *q,
+                                     uint64_t *cost);
+
     /* Codes ops from the last to the first, each on states [sets × 16] number op.state modulo their count. Words go down from `end`,
      * at most one an op; returns where they begin. Fast where ops come as vector steps are noted: rising lanes of one set. */
     uint8_t *(*rans_encode_ops)(uint32_t *states, uint32_t sets, const kvf_rans_op_t *ops, size_t num_ops,

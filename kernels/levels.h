@@ -12,6 +12,8 @@ void kvf__copy_hash_fill_avx512(kvf_kernels_t *table);
 void kvf__rans_fill_ref(kvf_kernels_t *table);
 void kvf__rans_fill_avx2(kvf_kernels_t *table);
 void kvf__rans_fill_avx512(kvf_kernels_t *table);
+void kvf__rans_note_fill_ref(kvf_kernels_t *table);
+void kvf__rans_note_fill_avx512(kvf_kernels_t *table);
 void kvf__rans_encode_fill_avx512(kvf_kernels_t *table);
 
 void kvf__quantise_fill_ref(kvf_kernels_t *table);

@@ -22,11 +22,22 @@ enum {
     KVF_RANS_PROB_BITS = 10, /* frequencies of a table add up to 1 << 10 */
     KVF_RANS_TABLE_SLOTS = 1 << KVF_RANS_PROB_BITS,
     KVF_RANS_ESCAPE = -128, /* symbol: 16 bits, two's complement, follow in two uniform steps, high byte first */
+    KVF_RANS_SYMBOL_MAX = 127,
+    KVF_RANS_SYMBOLS =
+        2 * KVF_RANS_SYMBOL_MAX + 2, /* of an encoding table: symbol s at s + KVF_RANS_SYMBOL_MAX, the escape last */
+    KVF_RANS_COST_ONE_BIT = 256,
 };
 #define KVF_RANS_LOW 0x10000u /* states lie in [2^16, 2^32) */
 
 /* One slot of a decoding table: symbol (bits 31..24, two's complement), frequency (23..12), slot − start (11..0). */
 typedef uint32_t kvf_rans_slot_t;
+
+/* One symbol of an encoding table. */
+typedef struct kvf_rans_symbol {
+    uint16_t start, freq; /* of KVF_RANS_TABLE_SLOTS; freq 0: not in the table, escapes */
+    uint16_t cost;        /* in 1/256 bit; what does not stand in the table costs the escape and its 16 bits */
+    uint16_t zero;
+} kvf_rans_symbol_t;
 
 /* Tables of a family that is ordered by scale: `num_tables` of them, and `octave` more classes for every bit that is left to
  * uniform steps. Class c < num_tables: table c. Above: table num_tables − octave + (c − num_tables) % octave for the upper
@@ -34,8 +45,9 @@ typedef uint32_t kvf_rans_slot_t;
 typedef struct kvf_rans_model {
     const kvf_rans_slot_t *slots; /* [num_tables, KVF_RANS_TABLE_SLOTS] */
     int32_t num_tables;
-    int32_t octave;    /* a power of two */
-    int32_t max_class; /* at most 13 uniform bits: values stay below 2^24 */
+    int32_t octave;                   /* a power of two */
+    int32_t max_class;                /* at most 13 uniform bits: values stay below 2^24 */
+    const kvf_rans_symbol_t *symbols; /* [num_tables, KVF_RANS_SYMBOLS], for encoders; the escape has a frequency */
 } kvf_rans_model_t;
 
 typedef struct kvf_rans_decoder {
@@ -57,6 +69,8 @@ typedef struct kvf_rans_op {
     uint16_t bits;        /* 1..16 */
     uint16_t state;       /* set × 16 + lane */
 } kvf_rans_op_t;
+
+enum { KVF_RANS_STEP_OPS_MAX = 4 * KVF_RANS_LANES }; /* of a vector step: symbols, two of an escape, uniform bits */
 
 typedef struct kvf_rans_encoder {
     kvf_rans_op_t *ops; /* owned */

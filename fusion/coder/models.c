@@ -1,11 +1,12 @@
 /* models.c - makes the tables. Deterministic: see models.h; nothing here may call libm but sqrt, which IEEE rounds. */
 #include "fusion/coder/models.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
 
-enum { SYMBOLS = 2 * KVF_SYMBOL_MAX + 2, ESCAPE = SYMBOLS - 1, CELL_SAMPLES = 32 };
+enum { SYMBOLS = KVF_RANS_SYMBOLS, ESCAPE = SYMBOLS - 1, CELL_SAMPLES = 32 };
 
 typedef struct family {
     kvf_model_t model;
@@ -96,7 +97,7 @@ static void share_slots(const double *mass, double total, int reach, uint16_t *f
     }
 }
 
-static void fill_slots(const kvf_model_symbol_t *symbol, int value, kvf_rans_slot_t *slots) {
+static void fill_slots(const kvf_rans_symbol_t *symbol, int value, kvf_rans_slot_t *slots) {
     for (unsigned i = 0; i < symbol->freq; i++)
         slots[symbol->start + i] = (uint32_t)(uint8_t)(int8_t)value << 24 | (uint32_t)symbol->freq << 12 | i;
 }
@@ -112,10 +113,10 @@ static void make_table(family_t *family, kvf_shape_t shape, int class) {
     while (reach < KVF_SYMBOL_MAX && mass[reach + 1] / total * KVF_RANS_TABLE_SLOTS >= 0.4) reach++;
     uint16_t freq[SYMBOLS] = {0};
     share_slots(mass, total, reach, freq);
-    kvf_model_symbol_t *symbols = family->model.symbols[class];
+    kvf_rans_symbol_t *symbols = family->model.symbols[class];
     unsigned start = 0;
     for (int at = 0; at < SYMBOLS; at++) {
-        symbols[at] = (kvf_model_symbol_t){(uint16_t)start, freq[at], 0};
+        symbols[at] = (kvf_rans_symbol_t){.start = (uint16_t)start, .freq = freq[at]};
         start += freq[at];
         if (freq[at]) symbols[at].cost = cost_of(freq[at]);
         fill_slots(&symbols[at], at == ESCAPE ? KVF_RANS_ESCAPE : at - KVF_SYMBOL_MAX, family->slots[class]);
@@ -131,7 +132,7 @@ static void make_choices(void) {
     for (int table = 0; table < KVF_CHOICE_TABLES; table++) {
         unsigned start = 0;
         for (int s = 0; s < KVF_CHOICES; s++) {
-            kvf_model_symbol_t *symbol = &choices.model.symbols[table][s + KVF_SYMBOL_MAX];
+            kvf_rans_symbol_t *symbol = &choices.model.symbols[table][s + KVF_SYMBOL_MAX];
             unsigned rest = KVF_RANS_TABLE_SLOTS - share[table] - (KVF_CHOICES - 2);
             symbol->start = (uint16_t)start;
             symbol->freq = (uint16_t)(s == 0 ? rest : s == 1 ? share[table] : 1);
@@ -140,8 +141,11 @@ static void make_choices(void) {
             fill_slots(symbol, s, choices.slots[table]);
         }
     }
-    choices.model.rans = (kvf_rans_model_t){
-        .slots = choices.slots[0], .num_tables = KVF_CHOICE_TABLES, .octave = 1, .max_class = KVF_CHOICE_TABLES - 1};
+    choices.model.rans = (kvf_rans_model_t){.slots = choices.slots[0],
+                                            .num_tables = KVF_CHOICE_TABLES,
+                                            .symbols = choices.model.symbols[0],
+                                            .octave = 1,
+                                            .max_class = KVF_CHOICE_TABLES - 1};
 }
 
 static void make_families(void) {
@@ -152,7 +156,8 @@ static void make_families(void) {
         family->model.rans = (kvf_rans_model_t){.slots = family->slots[0],
                                                 .num_tables = KVF_CLASS_TABLES,
                                                 .octave = KVF_CLASS_OCTAVE,
-                                                .max_class = KVF_CLASS_MAX};
+                                                .max_class = KVF_CLASS_MAX,
+                                                .symbols = family->model.symbols[0]};
     }
 }
 
@@ -204,61 +209,18 @@ static int32_t symbol_of(place_t place, int32_t value, int32_t *rest) {
     return symbol;
 }
 
-static const kvf_model_symbol_t *find(const kvf_model_t *model, int table, int32_t symbol) {
+static const kvf_rans_symbol_t *find(const kvf_model_t *model, int table, int32_t symbol) {
     if (symbol < -KVF_SYMBOL_MAX || symbol > KVF_SYMBOL_MAX) return &model->symbols[table][ESCAPE];
     return &model->symbols[table][symbol + KVF_SYMBOL_MAX];
 }
 
-/* The common case: every lane's value stands in its class's table. 0: not so, nothing was noted. */
-static uint32_t put_in_tables(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned first, int32_t base,
-                              const int32_t *shifts, uint32_t lanes, const float *q) {
-    kvf_rans_op_t *op = encoder->ops + encoder->num_ops;
-    uint32_t cost = 0, outside = 0;
-    for (; lanes; lanes &= lanes - 1) {
-        unsigned lane = (unsigned)__builtin_ctz(lanes);
-        uint32_t class = (uint32_t)(base + shifts[lane]), at = (uint32_t)((int32_t)q[lane] + KVF_SYMBOL_MAX);
-        if (class >= (uint32_t)model->rans.num_tables || at >= ESCAPE) return 0;
-        const kvf_model_symbol_t *symbol = &model->symbols[class][at];
-        *op++ = (kvf_rans_op_t){symbol->start, symbol->freq, KVF_RANS_PROB_BITS, (uint8_t)(first + lane)};
-        cost += symbol->cost;
-        outside |= !symbol->freq;
-    }
-    if (outside) return 0;
-    encoder->num_ops = (size_t)(op - encoder->ops);
+uint64_t kvf_model_put_rows(const kvf_model_t *model, kvf_rans_encoder_t *encoder, const int32_t *classes,
+                            const int32_t *shifts, uint32_t lanes, unsigned dim, const float *q) {
+    uint64_t cost = 0;
+    kvf_rans_op_t *end = kvf_kernels()->rans_note_rows(encoder->ops + encoder->num_ops, &model->rans, classes, shifts,
+                                                       lanes, dim, q, &cost);
+    encoder->num_ops = (size_t)(end - encoder->ops);
     return cost;
-}
-
-static uint32_t put_any(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned first, int32_t base,
-                        const int32_t *shifts, uint32_t lanes, const float *q) {
-    int32_t symbols[KVF_RANS_LANES], rest[KVF_RANS_LANES];
-    int bits[KVF_RANS_LANES];
-    uint32_t escaped = 0, wide = 0, cost = 0;
-    for (unsigned lane = 0; lane < KVF_RANS_LANES; lane++) {
-        if (!(lanes >> lane & 1)) continue;
-        place_t place = place_of(base + shifts[lane]);
-        symbols[lane] = symbol_of(place, (int32_t)q[lane], &rest[lane]);
-        bits[lane] = place.bits;
-        const kvf_model_symbol_t *symbol = find(model, place.table, symbols[lane]);
-        const kvf_model_symbol_t *escape = &model->symbols[place.table][ESCAPE];
-        cost += symbol->cost + (uint32_t)place.bits * KVF_COST_ONE_BIT;
-        if (!symbol->freq) symbol = escape;
-        if (symbol == escape) escaped |= 1u << lane;
-        if (place.bits) wide |= 1u << lane;
-        kvf_rans_put(encoder, first + lane, symbol->start, symbol->freq, KVF_RANS_PROB_BITS);
-    }
-    for (int shift = 8; escaped && shift >= 0; shift -= 8)
-        for (unsigned lane = 0; lane < KVF_RANS_LANES; lane++)
-            if (escaped >> lane & 1) kvf_rans_put(encoder, first + lane, (unsigned)symbols[lane] >> shift & 0xff, 1, 8);
-    for (unsigned lane = 0; wide && lane < KVF_RANS_LANES; lane++)
-        if (wide >> lane & 1) kvf_rans_put(encoder, first + lane, (unsigned)rest[lane], 1, (unsigned)bits[lane]);
-    return cost;
-}
-
-uint32_t kvf_model_put_step(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned set, int32_t base,
-                            const int32_t *shifts, uint32_t lanes, const float *q) {
-    unsigned first = set * KVF_RANS_LANES;
-    uint32_t cost = put_in_tables(model, encoder, first, base, shifts, lanes, q);
-    return cost ? cost : put_any(model, encoder, first, base, shifts, lanes, q);
 }
 
 uint32_t kvf_model_cost(const kvf_model_t *model, int32_t class, int32_t value) {

@@ -17,9 +17,9 @@ enum {
     KVF_CLASS_UNITY = 16,  /* scale = step */
     KVF_CLASS_TABLES = 28, /* up to scale/step = 2^2.75 */
     KVF_CLASS_MAX = KVF_CLASS_TABLES + 13 * KVF_CLASS_OCTAVE - 1,
-    KVF_SYMBOL_MAX = 127,    /* of a table; beyond comes the escape */
-    KVF_VALUE_MAX = 1 << 15, /* a quantised value stays below in magnitude: the escape carries 16 bits */
-    KVF_COST_ONE_BIT = 256,
+    KVF_SYMBOL_MAX = KVF_RANS_SYMBOL_MAX, /* of a table; beyond comes the escape */
+    KVF_VALUE_MAX = 1 << 15,              /* a quantised value stays below in magnitude: the escape carries 16 bits */
+    KVF_COST_ONE_BIT = KVF_RANS_COST_ONE_BIT,
 };
 
 /* Shape of a component over its scale: exp(−|x/α|^β), a generalised Gaussian. */
@@ -30,15 +30,9 @@ typedef enum kvf_shape {
     KVF_SHAPES
 } kvf_shape_t;
 
-typedef struct kvf_model_symbol {
-    uint16_t start, freq; /* of KVF_RANS_TABLE_SLOTS; freq 0: not in the table, escapes */
-    uint16_t cost;        /* in 1/256 bit; what does not stand in the table costs the escape and its 16 bits */
-} kvf_model_symbol_t;
-
 typedef struct kvf_model {
     kvf_rans_model_t rans;
-    /* [KVF_CLASS_TABLES][2 × KVF_SYMBOL_MAX + 2]: symbol s at s + KVF_SYMBOL_MAX, the escape last */
-    kvf_model_symbol_t symbols[KVF_CLASS_TABLES][2 * KVF_SYMBOL_MAX + 2];
+    kvf_rans_symbol_t symbols[KVF_CLASS_TABLES][KVF_RANS_SYMBOLS]; /* rans.symbols */
 } kvf_model_t;
 
 /* The tables of a shape; NULL for a shape that is none. */
@@ -51,11 +45,10 @@ const kvf_model_t *kvf_choice_model(void);
 /* The table that is best for `count` [KVF_CHOICES] symbols. */
 int kvf_choice_table(const size_t *count);
 
-/* Notes one vector step of `encoder`, on set `set`: value q[lane] (whole, |q| < KVF_VALUE_MAX) with class base + shifts[lane]
- * on each lane of `lanes`. Up to 4 × 16 ops; room was reserved. The mirror of rans_decode_rows. Returns its cost in 1/256 bit. */
-uint32_t kvf_model_put_step(const kvf_model_t *model, kvf_rans_encoder_t *encoder, unsigned set, int32_t base,
-                            const int32_t *shifts, uint32_t lanes, const float *q);
-enum { KVF_STEP_OPS_MAX = 4 * KVF_RANS_LANES };
+/* Notes `dim` vector steps, step i on set i % 2: value q[i][lane] (whole, |q| < KVF_VALUE_MAX) with class classes[i] + shifts[lane]
+ * on each lane of `lanes`. Room for KVF_RANS_STEP_OPS_MAX ops a step was reserved. Returns their cost in 1/256 bit. */
+uint64_t kvf_model_put_rows(const kvf_model_t *model, kvf_rans_encoder_t *encoder, const int32_t *classes,
+                            const int32_t *shifts, uint32_t lanes, unsigned dim, const float *q);
 
 /* Bits × 256 of one value in a class (clamped as the coder does). */
 uint32_t kvf_model_cost(const kvf_model_t *model, int32_t class, int32_t value);

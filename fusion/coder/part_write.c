@@ -166,15 +166,15 @@ static void write_head(kvf_part_writer_t *writer, const kvf__plane_head_t *head)
 
 /* ---- the rows ---- */
 
-static void put(kvf_part_writer_t *writer, const kvf_model_t *model, unsigned set, int32_t class, const int32_t *shifts,
-                uint32_t lanes, const float *q) {
-    writer->cost += kvf_model_put_step(model, &writer->encoder, set, class, shifts, lanes, q);
+static void put_rows(kvf_part_writer_t *writer, const kvf_model_t *model, const int32_t *classes, const int32_t *shifts,
+                     uint32_t lanes, unsigned dim, const float *q) {
+    if (lanes) writer->cost += kvf_model_put_rows(model, &writer->encoder, classes, shifts, lanes, dim, q);
 }
 
-static void put_components(kvf_part_writer_t *writer, const int32_t *classes, const int32_t *levels, uint32_t lanes,
-                           const float *q) {
-    for (uint32_t i = 0; lanes && i < writer->shape->dim; i++)
-        put(writer, writer->model, i & 1, classes[i], levels, lanes, q + (size_t)i * KVF_RANS_LANES);
+static void put_step(kvf_part_writer_t *writer, const kvf_model_t *model, int32_t class, uint32_t lanes,
+                     const float *values) {
+    static const int32_t no_shift[KVF_RANS_LANES] = {0};
+    put_rows(writer, model, &class, no_shift, lanes, 1, values);
 }
 
 /* The numbers of a group beside its components, by lane. */
@@ -216,21 +216,20 @@ static void collect(kvf_part_writer_t *writer, const kvf_part_plane_t *plane, co
 static void put_group(kvf_part_writer_t *writer, const kvf_part_plane_t *plane, const kvf__plane_head_t *head,
                       const kvf_part_hints_t *hints, uint32_t h, uint32_t group) {
     const kvf_part_shape_t *shape = writer->shape;
-    static const int32_t no_shift[KVF_RANS_LANES] = {0};
     side_t side = {0};
     collect(writer, plane, head, hints, h, group, &side);
-    size_t room = (size_t)(4 + 2 * shape->dim) * KVF_STEP_OPS_MAX;
+    size_t room = (size_t)(4 + 2 * shape->dim) * KVF_RANS_STEP_OPS_MAX;
     if (!kvf_rans_encoder_reserve(&writer->encoder, room)) return;
-    put(writer, kvf_choice_model(), 0, head->kind_table, no_shift, side.lanes, side.kind);
-    if (side.chooses) put(writer, kvf_choice_model(), 0, head->source_table, no_shift, side.chooses, side.source);
+    put_step(writer, kvf_choice_model(), head->kind_table, side.lanes, side.kind);
+    put_step(writer, kvf_choice_model(), head->source_table, side.chooses, side.source);
     uint32_t coded = side.refers | side.alone;
     if (!coded) return;
-    put(writer, writer->model, 0, kvf__side_class(head->step_class), no_shift, coded, side.step);
-    put(writer, writer->model, 0, kvf__side_class(head->level_class), no_shift, coded, side.level);
+    put_step(writer, writer->model, kvf__side_class(head->step_class), coded, side.step);
+    put_step(writer, writer->model, kvf__side_class(head->level_class), coded, side.level);
     const float *q = kvf_part_plane_q(plane, shape->dim, h, group);
     size_t at = ((size_t)writer->next_plane * shape->heads + h) * shape->dim;
-    put_components(writer, shape->classes_refers + at, side.levels, side.refers, q);
-    put_components(writer, shape->classes_alone + at, side.levels, side.alone, q);
+    put_rows(writer, writer->model, shape->classes_refers + at, side.levels, side.refers, shape->dim, q);
+    put_rows(writer, writer->model, shape->classes_alone + at, side.levels, side.alone, shape->dim, q);
 }
 
 /* ---- groups of layers ---- */

@@ -128,16 +128,15 @@ static void write_part(stages_t *s) {
 static void note(stages_t *s) {
     const kvf_part_shape_t *shape = &s->codec->shape;
     kvf_rans_encoder_reset(&s->rans);
-    bench_check(kvf_rans_encoder_reserve(&s->rans, s->num_groups * shape->dim * KVF_STEP_OPS_MAX), "no memory");
+    bench_check(kvf_rans_encoder_reserve(&s->rans, s->num_groups * shape->dim * KVF_RANS_STEP_OPS_MAX), "no memory");
     for (size_t group = 0; group < s->num_groups; group++) {
         const kvf_part_plane_t *plane = &s->planes[group / shape->heads];
         uint32_t head = (uint32_t)(group % shape->heads);
         const float *q = kvf_part_plane_q(plane, shape->dim, head, 0);
         int32_t levels[LANES];
         for (uint32_t lane = 0; lane < LANES; lane++) levels[lane] = plane->level[head * BENCH_TOKENS + lane];
-        for (uint32_t i = 0; i < shape->dim; i++)
-            (void)kvf_model_put_step(kvf_model(KVF_SHAPE_MIDDLE), &s->rans, i & 1,
-                                     shape->classes_alone[group * shape->dim + i], levels, 0xffff, q + i * LANES);
+        (void)kvf_model_put_rows(kvf_model(KVF_SHAPE_MIDDLE), &s->rans, shape->classes_alone + group * shape->dim,
+                                 levels, 0xffff, shape->dim, q);
     }
     free(s->stream);
     s->stream = malloc(kvf_rans_encoder_bound(&s->rans, 2));

@@ -14,7 +14,7 @@ enum {
     TABLES_MAX = 28,
     DIM_MAX = 96,
     CALLS_MAX = 12,
-    STEP_OPS = 4 * LANES,
+    STEP_OPS = KVF_RANS_STEP_OPS_MAX,
     FENCED = CALLS_MAX * DIM_MAX * STEP_OPS * 2 + 128,
     ROUNDS = 400,
 };
@@ -27,6 +27,7 @@ typedef struct call {
 } call_t;
 
 static kvf_rans_slot_t slots[TABLES_MAX * SLOTS];
+static kvf_rans_symbol_t symbols_of_tables[TABLES_MAX * KVF_RANS_SYMBOLS];
 static kvf_rans_encoder_t encoder;
 
 /* One symbol of a table over `freq` slots. */
@@ -50,11 +51,25 @@ static void draw_table(kvf_rans_slot_t *table) {
     if (start < SLOTS) fill(table, start, KVF_RANS_ESCAPE, SLOTS - start);
 }
 
+/* The encoding tables, with any costs. */
+static const kvf_rans_symbol_t *make_symbols(void) {
+    memset(symbols_of_tables, 0, sizeof(symbols_of_tables));
+    for (size_t i = 0; i < (size_t)TABLES_MAX * SLOTS; i++) {
+        int32_t s = (int32_t)slots[i] >> 24;
+        size_t at = s == KVF_RANS_ESCAPE ? KVF_RANS_SYMBOLS - 1 : (size_t)(s + KVF_RANS_SYMBOL_MAX);
+        kvf_rans_symbol_t *symbol = &symbols_of_tables[i / SLOTS * KVF_RANS_SYMBOLS + at];
+        symbol->start = (uint16_t)(i % SLOTS - (slots[i] & 0xfff));
+        symbol->freq = (uint16_t)(slots[i] >> 12 & 0xfff);
+        symbol->cost = (uint16_t)(at * 19 + i / SLOTS);
+    }
+    return symbols_of_tables;
+}
+
 static kvf_rans_model_t draw_model(void) {
     int32_t num_tables = 4 + (int32_t)(check_draw() % (TABLES_MAX - 3)), octave = 1 << check_draw() % 3;
     for (int32_t i = 0; i < num_tables; i++) draw_table(slots + i * SLOTS);
     int32_t wide = (int32_t)(check_draw() % (13u * (unsigned)octave + 1));
-    return (kvf_rans_model_t){slots, num_tables, octave, num_tables + wide - 1};
+    return (kvf_rans_model_t){slots, num_tables, octave, num_tables + wide - 1, make_symbols()};
 }
 
 static void put_bits(const int32_t *values, uint32_t lanes, unsigned set, const unsigned *bits, unsigned shift) {
@@ -170,6 +185,20 @@ static void check_encoder(const kvf_kernels_t *table, uint32_t sets, uint8_t *fe
     free(want_end);
 }
 
+/* Ops of a call's values and what they cost. */
+static void check_notes(const kvf_kernels_t *table, const kvf_rans_model_t *model, const call_t *call) {
+    static kvf_rans_op_t want[DIM_MAX * STEP_OPS], got[DIM_MAX * STEP_OPS];
+    uint64_t want_cost = 5, got_cost = 5;
+    const kvf_rans_op_t *want_end =
+        kvf_kernels_at(KVF_CPU_REF)
+            ->rans_note_rows(want, model, call->classes, call->shifts, call->lanes, call->dim, call->q, &want_cost);
+    const kvf_rans_op_t *end =
+        table->rans_note_rows(got, model, call->classes, call->shifts, call->lanes, call->dim, call->q, &got_cost);
+    size_t num_ops = (size_t)(want_end - want);
+    if ((size_t)(end - got) != num_ops || got_cost != want_cost || memcmp(got, want, num_ops * sizeof(*got)) != 0)
+        check_fail(table, "rans_note_rows", "%zu ops of %u steps: differs", num_ops, call->dim);
+}
+
 static void check_once(const kvf_kernels_t *table, uint8_t *fence, uint8_t *stream) {
     static call_t calls[CALLS_MAX];
     kvf_rans_model_t model = draw_model();
@@ -178,6 +207,7 @@ static void check_once(const kvf_kernels_t *table, uint8_t *fence, uint8_t *stre
     kvf_rans_encoder_reset(&encoder);
     if (!kvf_rans_encoder_reserve(&encoder, CALLS_MAX * DIM_MAX * STEP_OPS)) abort();
     for (unsigned c = 0; c < num_calls; c++) draw_call(&model, &calls[c], sets);
+    for (unsigned c = 0; c < num_calls; c++) check_notes(table, &model, &calls[c]);
     check_encoder(table, sets, fence);
     size_t num_bytes = kvf_rans_encoder_finish(&encoder, sets, stream);
     uint8_t *bytes = fence - num_bytes;
@@ -265,6 +295,19 @@ static double measure_encoder(const kvf_kernels_t *table, uint32_t sets, uint8_t
     return check_median(rates);
 }
 
+static double measure_notes(const kvf_kernels_t *table, const kvf_rans_model_t *model, const call_t *calls) {
+    static kvf_rans_op_t ops[DIM_MAX * STEP_OPS];
+    double rates[CHECK_ROUNDS];
+    for (int r = 0; r < CHECK_ROUNDS; r++) {
+        double start = check_now();
+        uint64_t cost = 0;
+        for (unsigned g = 0; g < BENCH_GROUPS; g++)
+            table->rans_note_rows(ops, model, calls[g].classes, calls[g].shifts, 0xffff, BENCH_DIM, calls[g].q, &cost);
+        rates[r] = BENCH_GROUPS * BENCH_DIM * LANES / (check_now() - start) / 1e9;
+    }
+    return check_median(rates);
+}
+
 static void bench_case(const rans_case_t *c, const kvf_rans_model_t *model, call_t *calls, uint8_t *stream) {
     for (uint32_t sets = 1; sets <= KVF_RANS_SETS_MAX; sets++) {
         kvf_rans_encoder_reset(&encoder);
@@ -279,8 +322,8 @@ static void bench_case(const rans_case_t *c, const kvf_rans_model_t *model, call
         for (int level = 0; level < KVF_CPU_LEVELS; level++) {
             const kvf_kernels_t *table = kvf_kernels_at((kvf_cpu_level_t)level);
             if (!table) continue;
-            printf("  %s %5.2f %5.2f", table->name, measure(table, model, calls, stream, num_bytes, sets),
-                   measure_encoder(table, sets, stream + 2 * BENCH_BOUND));
+            printf("  %s %5.2f %5.2f %5.2f", table->name, measure(table, model, calls, stream, num_bytes, sets),
+                   measure_notes(table, model, calls), measure_encoder(table, sets, stream + 2 * BENCH_BOUND));
         }
         putchar('\n');
     }
@@ -299,9 +342,10 @@ void bench_rans(void) {
     uint8_t *stream = malloc(BENCH_BOUND + BENCH_BOUND);
     if (!calls || !stream) abort();
     for (int i = 0; i < TABLES_MAX; i++) make_laplace(slots + i * SLOTS, exp2((i - 16) / 4.0));
-    kvf_rans_model_t model = {slots, TABLES_MAX, 4, TABLES_MAX + 51};
+    kvf_rans_model_t model = {slots, TABLES_MAX, 4, TABLES_MAX + 51, make_symbols()};
     kvf_rans_encoder_init(&encoder);
-    printf("rANS, 10^9 symbols a second of processor time, decoded and encoded, groups of 16 rows of %d\n", BENCH_DIM);
+    printf("rANS, 10^9 symbols a second of processor time, decoded, noted and encoded, groups of 16 rows of %d\n",
+           BENCH_DIM);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) bench_case(&cases[i], &model, calls, stream);
     kvf_rans_encoder_free(&encoder);
     free(calls);

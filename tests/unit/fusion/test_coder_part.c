@@ -22,7 +22,7 @@ Test(coder_models, every_table_shares_all_slots_out) {
         for (int class = 0; class < KVF_CLASS_TABLES; class ++) {
             unsigned sum = 0;
             for (int s = 0; s < 2 * KVF_SYMBOL_MAX + 2; s++) {
-                const kvf_model_symbol_t *symbol = &kvf_model((kvf_shape_t)shape)->symbols[class][s];
+                const kvf_rans_symbol_t *symbol = &kvf_model((kvf_shape_t)shape)->symbols[class][s];
                 cr_assert(!symbol->freq || symbol->start == sum);
                 sum += symbol->freq;
             }
@@ -48,9 +48,19 @@ Test(coder_models, any_value_of_any_class_comes_back_on_every_level) {
             if (lanes >> i % 16 & 1) q[i] = (float)((int32_t)(data_draw(&state) % (uint64_t)(2 * range)) - range);
         }
         kvf_rans_encoder_reset(&encoder);
-        cr_assert(kvf_rans_encoder_reserve(&encoder, STEPS * KVF_STEP_OPS_MAX));
-        for (int i = 0; i < STEPS; i++)
-            kvf_model_put_step(model, &encoder, i & 1, classes[i], shifts, lanes, q + i * 16);
+        cr_assert(kvf_rans_encoder_reserve(&encoder, STEPS * KVF_RANS_STEP_OPS_MAX));
+        uint64_t cost = kvf_model_put_rows(model, &encoder, classes, shifts, lanes, STEPS, q);
+        for (int level = 0; level < KVF_CPU_LEVELS; level++) {
+            static kvf_rans_op_t ops[STEPS * KVF_RANS_STEP_OPS_MAX];
+            const kvf_kernels_t *kernels = kvf_kernels_at((kvf_cpu_level_t)level);
+            uint64_t level_cost = 0;
+            if (!kernels) continue;
+            const kvf_rans_op_t *end =
+                kernels->rans_note_rows(ops, &model->rans, classes, shifts, lanes, STEPS, q, &level_cost);
+            cr_assert_eq((size_t)(end - ops), encoder.num_ops);
+            cr_assert(!memcmp(ops, encoder.ops, encoder.num_ops * sizeof(*ops)), "level %d round %d", level, round);
+            cr_assert_eq(level_cost, cost);
+        }
         uint8_t *bytes = malloc(kvf_rans_encoder_bound(&encoder, sets));
         size_t num_bytes = kvf_rans_encoder_finish(&encoder, sets, bytes);
         cr_assert_gt(num_bytes, 0u);
