@@ -50,7 +50,7 @@ kvf_status_t kvf_exact_record_read(const uint8_t *record, size_t record_bytes, u
     uint32_t next = 0, own = planes; /* runs rise and do not overlap, so they leave `own` planes */
     for (uint32_t i = 0; i < info->num_runs; i++) {
         kvf_exact_run_t run = kvf_exact_record_run(info, i);
-        if (!run.unit || !run.planes || run.plane < next || run.planes > planes - run.plane ||
+        if (!run.unit || !run.planes || run.plane < next || run.plane > planes || run.planes > planes - run.plane ||
             run.unit_plane > planes || run.planes > planes - run.unit_plane ||
             kvf__load16(info->runs + (size_t)i * KVF_EXACT_RUN_BYTES + 14))
             return KVF_ERR_CORRUPT;
