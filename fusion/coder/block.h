@@ -52,7 +52,7 @@ typedef struct kvf_block_in {
     const void *const *planes; /* [layer × planes + plane]: [token, head, dim] of the layout's dtype, borrowed */
     uint32_t tokens;           /* 1 .. layout->block_tokens */
     uint64_t position;         /* of the first token */
-    uint64_t unit;             /* id that the own unit would get, not 0 */
+    uint64_t unit;             /* id that the own unit would get, not 0 and no span's */
     const kvf_span_t *spans;   /* [num_spans]; of each source by rising token, not overlapping */
     uint32_t num_spans;
     kvf_unit_find_fn find;
@@ -67,7 +67,7 @@ typedef struct kvf_block_out {
 } kvf_block_out_t;
 
 /* Codes a block; every row was decoded and stands within its bound. A span whose unit cannot be found, or was coded with another
- * basis, is left out. KVF_OK, KVF_ERR_INVALID (an argument), KVF_ERR_NO_MEMORY. */
+ * basis, is left out. KVF_OK, KVF_ERR_INVALID (an argument), KVF_ERR_CORRUPT (a unit that was found is damaged), KVF_ERR_NO_MEMORY. */
 kvf_status_t kvf_block_encode(kvf_block_encoder_t *encoder, const kvf_block_in_t *in,
                               kvf_block_out_t *out) KVF_MUST_CHECK;
 

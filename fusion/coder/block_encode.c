@@ -99,6 +99,7 @@ static kvf_status_t open_spans(encoding_t *one) {
     kvf__units_clear(units);
     for (uint32_t i = 0; i < in->num_spans; i++) {
         const kvf_span_t *span = &in->spans[i];
+        if (span->unit == in->unit) return KVF_ERR_INVALID;
         kvf_status_t status =
             kvf__units_add(units, span->unit, (uint32_t)span->unit_row + span->rows, in->find, in->find_arg, &index);
         if (status == KVF_ERR_NO_MEMORY) return status;
@@ -147,8 +148,8 @@ static uint32_t predict(encoding_t *one, group_t *group) {
         lanes[s] = kvf__units_lanes(&encoder->units, &encoder->map, s, group->head, group->index) & group->lanes;
         all |= lanes[s];
     }
-    memset(encoder->p, 0, (size_t)dim * LANES * sizeof(float));
     if (!all) return 0;
+    memset(encoder->p, 0, (size_t)dim * LANES * sizeof(float));
     kvf__units_predict(&encoder->units, &encoder->map, 0, group->head, group->index, lanes[0], encoder->p);
     if (lanes[1]) {
         float error[KVF_SOURCES][LANES];
@@ -187,7 +188,6 @@ static void load_group(encoding_t *one, group_t *group) {
     rows->r = encoder->r;
     rows->guess = encoder->guess + (size_t)group->plane * 2;
     rows->predicted = predict(one, group);
-    memset(encoder->q, 0, (size_t)dim * LANES * sizeof(float));
     for (int lane = 0; lane < LANES; lane++) {
         float allowed = (bound * bound - codec->rounding) * group->norm[lane];
         rows->budget[lane] = allowed > 0 ? allowed : 0;
@@ -200,7 +200,8 @@ static uint32_t check_group(encoding_t *one, group_t *group) {
     const kvf_codec_t *codec = encoder->codec;
     uint32_t dim = codec->shape.dim, broken = 0;
     float bound = codec->bounds[group->layer * codec->shape.planes + group->plane], error[LANES];
-    kvf_kernels()->dequantise(encoder->work, encoder->q, group->rows.step_value, encoder->p, dim);
+    kvf_kernels()->dequantise(encoder->work, encoder->q, group->rows.step_value,
+                              group->rows.predicted ? encoder->p : NULL, dim);
     kvf__cross_inverse(&encoder->cross, group->layer, group->plane, group->head, encoder->back, encoder->work);
     kvf__cross_keep(&encoder->cross, group->plane, group->head, group->index, encoder->back);
     kvf__angles_restore(&encoder->angles, group->layer, group->plane, group->index, encoder->back);
@@ -218,28 +219,16 @@ static uint32_t check_group(encoding_t *one, group_t *group) {
     return broken;
 }
 
-/* Rows that are not coded leave nothing behind: a decoder sees zeros in their place. */
-static void clear_uncoded(encoding_t *one, group_t *group) {
-    for (uint32_t lane = 0; lane < group->num_rows; lane++) {
-        if (group->rows.kind[lane] <= KVF_ROW_ALONE) continue;
-        group->rows.step_value[lane] = 0;
-        for (size_t i = 0; i < one->encoder->codec->shape.dim; i++)
-            one->encoder->q[i * LANES + lane] = one->encoder->p[i * LANES + lane] = 0;
-    }
-}
-
 static void encode_group(encoding_t *one, group_t *group) {
     load_group(one, group);
     kvf_rows_choose(&group->rows);
     for (int round = 0;; round++) {
-        clear_uncoded(one, group);
         uint32_t broken = check_group(one, group);
         if (!broken) break;
         if (round < REFINE_MAX)
             kvf_rows_refine(&group->rows, broken);
         else
-            for (uint32_t lane = 0; lane < LANES; lane++)
-                if (broken >> lane & 1) group->rows.kind[lane] = KVF_ROW_RAW;
+            kvf_rows_keep_raw(&group->rows, broken);
     }
     for (uint32_t lane = 0; lane < group->num_rows; lane++) one->out->rows[group->rows.kind[lane]]++;
     kvf__chosen_put(&one->encoder->chosen, group->layer * one->encoder->codec->shape.planes + group->plane, group->head,

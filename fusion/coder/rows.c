@@ -13,6 +13,8 @@ enum { LANES = KVF_RANS_LANES, SEARCH_MAX = 64 };
 /* A reference must save this much to be worth it: a row that refers cannot be referred to. */
 static const float WORTH = 0.7f;
 
+static const int32_t same_lanes[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 static float inverse_of(float step) { return 1.0f / step; }
 
 static void set_steps(const int *e, float *step, float *inverse) {
@@ -24,8 +26,9 @@ static void set_steps(const int *e, float *step, float *inverse) {
 
 /* e of the step at which a row of `dim` components, all coarser than the step, would err by the budget: Δ² dim / 12. */
 static int first_step(float budget, unsigned dim) {
-    float octaves = 0.5f * log2f(budget * 12 / (float)dim);
-    return kvf__clamp_step((int)floorf(octaves * KVF_STEP_OCTAVE));
+    float e = 0.5f * log2f(budget * 12 / (float)dim) * KVF_STEP_OCTAVE;
+    if (!(e > -KVF_STEP_MAX)) return -KVF_STEP_MAX; /* no budget at all: no int holds that e */
+    return kvf__clamp_step((int)floorf(e));
 }
 
 /* The largest e of each lane whose error is within the budget, from `guess` steps above the first one on. Lanes that hold at no
@@ -71,29 +74,27 @@ static int level_of(float energy, float step) {
     return (int)lroundf((octaves > 30 ? 30 : octaves) * KVF_CLASS_OCTAVE);
 }
 
-/* Quantises the lanes of `lanes` at their steps; those beyond the range of values become RAW. */
-static void quantise(kvf_rows_t *rows, const float *v, uint32_t lanes) {
-    float step[LANES], inverse[LANES], energy[LANES];
-    const int32_t same[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    float q[1024 * LANES]; /* KVF_HEAD_DIM_MAX */
-    set_steps(rows->step, step, inverse);
-    kvf_kernels()->quantise(q, v, inverse, rows->dim);
-    kvf_kernels()->square_sums(energy, v, NULL, rows->dim);
+/* q of all rows at their steps; it is 0 on the lanes that are not coded. Rows beyond the range of values become RAW. */
+static void quantise(kvf_rows_t *rows) {
+    float inverse[LANES];
     for (int lane = 0; lane < LANES; lane++) {
-        if (!(lanes >> lane & 1)) continue;
-        rows->step_value[lane] = step[lane];
-        rows->level[lane] = level_of(energy[lane], step[lane]);
-        if (sqrtf(energy[lane]) * inverse[lane] < KVF_VALUE_MAX - 1) continue; /* no component is larger than the row */
-        rows->kind[lane] = KVF_ROW_RAW;
+        rows->step_value[lane] = inverse[lane] = 0;
+        if (!(rows->lanes >> lane & 1) || (rows->kind[lane] != KVF_ROW_REFERS && rows->kind[lane] != KVF_ROW_ALONE))
+            continue;
+        float step = kvf_step_value(rows->step[lane]), energy = rows->energy[lane];
+        rows->level[lane] = level_of(energy, step);
+        if (sqrtf(energy) * inverse_of(step) < KVF_VALUE_MAX - 1) { /* no component is larger than the row */
+            rows->step_value[lane] = step;
+            inverse[lane] = inverse_of(step);
+        } else
+            rows->kind[lane] = KVF_ROW_RAW;
     }
-    kvf_kernels()->move_lanes(rows->q, q, same, lanes, rows->dim);
+    kvf_kernels()->quantise(rows->q, rows->v, inverse, rows->dim);
 }
 
 static void clear_lanes(float *v, uint32_t lanes, unsigned dim) {
-    if (!lanes) return;
-    for (size_t i = 0; i < dim; i++)
-        for (int lane = 0; lane < LANES; lane++)
-            if (lanes >> lane & 1) v[i * LANES + (size_t)lane] = 0;
+    static const float zeros[1024 * LANES]; /* KVF_HEAD_DIM_MAX */
+    if (lanes) kvf_kernels()->move_lanes(v, zeros, same_lanes, lanes, dim);
 }
 
 /* The residual of the predicted lanes, and which of them need none. */
@@ -128,14 +129,24 @@ static uint32_t cheaper_with_unit(const kvf_rows_t *rows, uint32_t lanes, const 
     return cheaper;
 }
 
+/* v of the lanes as their kinds want it: z − p, where p is 0 on the lanes that stand alone. */
+static void take_values(kvf_rows_t *rows, uint32_t alone, const float *residual) {
+    rows->v = rows->predicted ? rows->r : rows->z;
+    if (!rows->predicted) return;
+    kvf_kernels()->move_lanes(rows->r, rows->z, same_lanes, alone, rows->dim);
+    clear_lanes(rows->p, alone, rows->dim);
+    for (int lane = 0; lane < LANES; lane++)
+        if (!(alone >> lane & 1)) rows->energy[lane] = residual[lane];
+}
+
 void kvf_rows_choose(kvf_rows_t *rows) {
-    float residual[LANES], energy[LANES];
+    float residual[LANES];
     int alone[LANES], refers[LANES];
     uint32_t same = rows->predicted ? subtract(rows, residual) : 0;
     uint32_t predicted = rows->predicted & ~same, clear_gain = 0;
-    kvf_kernels()->square_sums(energy, rows->z, NULL, rows->dim);
+    kvf_kernels()->square_sums(rows->energy, rows->z, NULL, rows->dim);
     for (int lane = 0; lane < LANES; lane++)
-        if (predicted >> lane & 1 && residual[lane] < energy[lane] / 8) clear_gain |= 1u << lane;
+        if (predicted >> lane & 1 && residual[lane] < rows->energy[lane] / 8) clear_gain |= 1u << lane;
     uint32_t maybe_alone = rows->lanes & ~same & ~clear_gain, by_unit = clear_gain;
     if (predicted) search(rows, rows->r, predicted, &rows->guess[1], refers);
     if (maybe_alone) search(rows, rows->z, maybe_alone, &rows->guess[0], alone);
@@ -145,38 +156,26 @@ void kvf_rows_choose(kvf_rows_t *rows) {
     set_kind(rows, same, KVF_ROW_SAME, NULL);
     set_kind(rows, by_unit, KVF_ROW_REFERS, refers);
     set_kind(rows, by_itself, KVF_ROW_ALONE, alone);
-    clear_lanes(rows->q, same, rows->dim);
-    if (by_unit) quantise(rows, rows->r, by_unit);
-    if (by_itself) quantise(rows, rows->z, by_itself);
-    if (rows->p) clear_lanes(rows->p, rows->lanes & ~(same | by_unit), rows->dim);
-    for (int lane = 0; lane < LANES; lane++)
-        if (same >> lane & 1) rows->step_value[lane] = 0;
+    take_values(rows, 0xffff & ~(same | by_unit), residual);
+    quantise(rows);
 }
 
 void kvf_rows_refine(kvf_rows_t *rows, uint32_t lanes) {
-    uint32_t by_unit = 0, by_itself = 0, fresh = 0;
     for (int lane = 0; lane < LANES; lane++) {
         if (!(lanes >> lane & 1)) continue;
-        if (rows->kind[lane] == KVF_ROW_SAME)
-            fresh |= 1u << lane;
-        else {
-            if (rows->kind[lane] == KVF_ROW_REFERS) by_unit |= 1u << lane;
-            if (rows->kind[lane] == KVF_ROW_ALONE) by_itself |= 1u << lane;
-            if (rows->step[lane] <= -KVF_STEP_MAX)
-                rows->kind[lane] = KVF_ROW_RAW;
-            else
-                rows->step[lane]--;
-        }
+        if (rows->kind[lane] == KVF_ROW_SAME) {
+            rows->kind[lane] = KVF_ROW_REFERS;
+            rows->step[lane] = first_step(rows->budget[lane], rows->dim);
+        } else if (rows->step[lane] <= -KVF_STEP_MAX)
+            rows->kind[lane] = KVF_ROW_RAW;
+        else
+            rows->step[lane]--;
     }
-    if (fresh | by_unit)
-        for (size_t i = 0; i < (size_t)rows->dim * LANES; i++) rows->r[i] = rows->z[i] - rows->p[i];
-    if (fresh) {
-        int steps[LANES];
-        for (int lane = 0; lane < LANES; lane++)
-            steps[lane] = fresh >> lane & 1 ? first_step(rows->budget[lane], rows->dim) : 0;
-        set_kind(rows, fresh, KVF_ROW_REFERS, steps);
-        quantise(rows, rows->r, fresh);
-    }
-    if (by_unit) quantise(rows, rows->r, by_unit);
-    if (by_itself) quantise(rows, rows->z, by_itself);
+    quantise(rows);
+}
+
+void kvf_rows_keep_raw(kvf_rows_t *rows, uint32_t lanes) {
+    for (int lane = 0; lane < LANES; lane++)
+        if (lanes >> lane & 1) rows->kind[lane] = KVF_ROW_RAW;
+    quantise(rows);
 }
