@@ -39,7 +39,8 @@ static kvf_status_t write_block(kvf_fuse_job_t *job, kvf_kvfile_output_t *output
 
 static const kvf_fuse_method_t *method_of(const kvf_fuse_policy_t *policy) {
     switch (policy->kind) {
-    case KVF_FUSE_ERROR: return &kvf_fuse_pool;
+    case KVF_FUSE_ERROR:
+    case KVF_FUSE_RATIO: return &kvf_fuse_pool;
     case KVF_FUSE_INT8:
     case KVF_FUSE_INT4: return &kvf_fuse_baseline;
     case KVF_FUSE_FF:
@@ -174,7 +175,7 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
 int kvf_command_fuse(int argc, char **argv) {
     static const struct argp_option table[] = {
         {"policy", 'p', "POLICY", 0,
-         "How the blocks are held (needed): 'error E', 'error K=E,V=E', int8, int4, "
+         "How the blocks are held (needed): 'error E', 'error K=E,V=E', 'ratio R', int8, int4, "
          "'bff T', 'cff T', 'ff T', 'guarded T'",
          0},
         {"out", 'o', "OUT", 0, "File that the restored KV goes to", 0},

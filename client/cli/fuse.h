@@ -16,6 +16,7 @@
 
 typedef enum kvf_fuse_kind {
     KVF_FUSE_ERROR = 1,
+    KVF_FUSE_RATIO,
     KVF_FUSE_INT8,
     KVF_FUSE_INT4,
     KVF_FUSE_FF,
@@ -29,11 +30,13 @@ enum { KVF_FUSE_PLANES = 2 /* K, V */, KVF_FUSE_TEXT_BYTES = 64 };
 typedef struct kvf_fuse_policy {
     kvf_fuse_kind_t kind;
     double bounds[KVF_FUSE_PLANES]; /* error: of a row of K, of V */
+    double ratio;                   /* ratio: of bytes put to bytes held */
     double threshold;               /* of a cosine: ff, bff, cff, guarded */
     char text[KVF_FUSE_TEXT_BYTES]; /* as it is told */
 } kvf_fuse_policy_t;
 
-/* Parses "error 0.05", "error K=0.02,V=0.05", "int8", "bff 0.8" and the like. False: it is none, `why` [why_bytes] says what is wrong. */
+/* Parses "error 0.05", "error K=0.02,V=0.05", "ratio 8", "int8", "bff 0.8" and the like. False: it is none, `why` [why_bytes]
+ * says what is wrong. */
 bool kvf_fuse_policy_parse(const char *text, kvf_fuse_policy_t *policy, char *why, size_t why_bytes);
 
 /* ---- a job ---- */

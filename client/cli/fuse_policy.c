@@ -53,10 +53,15 @@ static bool read_threshold(const char *text, kvf_fuse_policy_t *policy) {
     return read_number(text, &policy->threshold) && policy->threshold > 0 && policy->threshold <= 1;
 }
 
+static bool read_ratio(const char *text, kvf_fuse_policy_t *policy) {
+    return read_number(text, &policy->ratio) && policy->ratio > 1 && policy->ratio <= 1000;
+}
+
 #define THRESHOLD "a cosine above 0 and at most 1"
 
 static const policy_form_t forms[] = {
     {"error", KVF_FUSE_ERROR, read_error, "E or K=E,V=E, each above 0 and at most 1"},
+    {"ratio", KVF_FUSE_RATIO, read_ratio, "a number above 1 and at most 1000"},
     {"int8", KVF_FUSE_INT8, NULL, NULL},
     {"int4", KVF_FUSE_INT4, NULL, NULL},
     {"ff", KVF_FUSE_FF, read_threshold, THRESHOLD},

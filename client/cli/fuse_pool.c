@@ -1,5 +1,5 @@
 /* fuse_pool.c - blocks in a pool, as the daemon holds them: units, references, residuals under a bound a row. */
-#include "client/cli/fuse.h"
+#include "client/cli/fuse_rates.h"
 #include "fusion/pool/pool.h"
 
 #include <string.h>
@@ -47,12 +47,32 @@ static void account(kvf_fuse_job_t *job, const pool_state_t *state, double secon
     result->learn_seconds = seconds - result->encode_seconds;
 }
 
+/* Sets the bounds by the policy, and what theory says of the bytes. */
+static kvf_status_t choose_bounds(kvf_fuse_job_t *job, float *bounds) {
+    const kvf_fuse_policy_t *policy = &job->policy;
+    kvf_fuse_result_t *result = &job->result;
+    kvf_fuse_rates_t *rates;
+    for (size_t i = 0; i < job->num_planes; i++) bounds[i] = (float)policy->bounds[i % KVF_FUSE_PLANES];
+    kvf_status_t status = kvf_fuse_rates_measure(job, &rates);
+    if (status) return policy->kind == KVF_FUSE_ERROR ? KVF_OK : status; /* then there is no prediction */
+    if (policy->kind == KVF_FUSE_RATIO)
+        status = kvf_fuse_rates_choose(rates, (double)result->bytes_in / policy->ratio, bounds);
+    if (status == KVF_ERR_NO_SPACE)
+        (void)kvf_file_error(status, &job->error, "even a bound of %g takes more than the ratio allows",
+                             KVF_FUSE_BOUND_MAX);
+    if (!status) status = kvf_fuse_rates_predict(rates, bounds, &result->predicted_held);
+    result->predicted_in = (double)result->bytes_in;
+    kvf_fuse_rates_destroy(rates);
+    return status;
+}
+
 static kvf_status_t make_pool(kvf_fuse_job_t *job, pool_state_t *state) {
     state->bounds = malloc(job->num_planes * sizeof(*state->bounds));
     state->handles = calloc(job->num_blocks, sizeof(*state->handles));
     state->token_ids = malloc(job->info->layout.block_tokens * sizeof(*state->token_ids));
     if (!state->bounds || !state->handles || !state->token_ids) return KVF_ERR_NO_MEMORY;
-    for (size_t i = 0; i < job->num_planes; i++) state->bounds[i] = (float)job->policy.bounds[i % KVF_FUSE_PLANES];
+    kvf_status_t status = choose_bounds(job, state->bounds);
+    if (status) return status;
     job->bounds = state->bounds;
     kvf_pool_options_t options = {.layout = &job->info->layout,
                                   .bounds = state->bounds,

@@ -41,6 +41,15 @@ static double mean_cosine(const kvf_seed_stats_t *groups) {
     return groups->fused ? groups->cosine_sum / (double)groups->fused : 1;
 }
 
+/* The least and the largest bound of a plane, 0 and 0 where there are none. */
+static void range_of_bounds(const kvf_fuse_job_t *job, size_t plane, double *least, double *most) {
+    *least = *most = job->bounds ? (double)job->bounds[plane] : 0;
+    for (size_t i = plane; job->bounds && i < job->num_planes; i += KVF_FUSE_PLANES) {
+        *least = fmin(*least, (double)job->bounds[i]);
+        *most = fmax(*most, (double)job->bounds[i]);
+    }
+}
+
 /* ---- JSON ---- */
 
 /* As JSON, which has no infinity. Rounded to six digits. */
@@ -70,6 +79,15 @@ static void set_errors(json_t *object, const kvf_fuse_result_t *result) {
         set_real(object, names[plane][1], mean_of(&result->errors[plane]));
     }
     set_count(object, "rows_lost", both.lost);
+}
+
+static void set_bounds(json_t *object, const kvf_fuse_job_t *job) {
+    static const char *const names[KVF_FUSE_PLANES] = {"bounds_k", "bounds_v"};
+    for (size_t plane = 0; plane < KVF_FUSE_PLANES; plane++) {
+        double least, most;
+        range_of_bounds(job, plane, &least, &most);
+        json_object_set_new(object, names[plane], json_pack("[o, o]", make_real(least), make_real(most)));
+    }
 }
 
 static void set_groups(json_t *object, const kvf_fuse_result_t *result) {
@@ -102,6 +120,7 @@ static void print_json(const kvf_fuse_job_t *job) {
         set_real(object, "predicted_ratio", predicted_ratio(result));
         set_real(object, "predicted_off_percent", predicted_off(job));
     }
+    if (job->bounds) set_bounds(object, job);
     set_errors(object, result);
     if (result->is_grouped) set_groups(object, result);
     set_real(object, "encode_gbps", speed(job, result->encode_seconds));
@@ -139,6 +158,12 @@ static void print_errors(const kvf_fuse_result_t *result) {
                (unsigned long long)both.lost);
 }
 
+static void print_bounds(const kvf_fuse_job_t *job) {
+    double least[KVF_FUSE_PLANES], most[KVF_FUSE_PLANES];
+    for (size_t plane = 0; plane < KVF_FUSE_PLANES; plane++) range_of_bounds(job, plane, &least[plane], &most[plane]);
+    printf("bounds  by layer: K %.4g to %.4g, V %.4g to %.4g\n", least[0], most[0], least[1], most[1]);
+}
+
 static void print_groups(const kvf_fuse_result_t *result) {
     for (int plane = 0; plane < KVF_FUSE_PLANES; plane++) {
         const kvf_seed_stats_t *groups = &result->groups[plane];
@@ -161,6 +186,7 @@ static void print_text(const kvf_fuse_job_t *job) {
     if (result->predicted_held > 0)
         printf("theory  predicts a ratio of %.2f: %+.1f %%\n", predicted_ratio(result), predicted_off(job));
     if (result->is_grouped) print_groups(result);
+    if (job->policy.kind == KVF_FUSE_RATIO) print_bounds(job);
     print_errors(result);
     printf("encode  %.3f GB/s", speed(job, result->encode_seconds));
     if (result->find_seconds > 0) printf(", %.1f %% of it search", 100 * find_share(result));

@@ -1,7 +1,6 @@
 /* fuse_seed.c - the seed's algorithms over a file, layer by layer. */
 #include "client/cli/fuse_seed.h"
 
-
 #include <string.h>
 
 static size_t table_of(const kvf_fuse_seed_t *seed, size_t layer, uint64_t block) {

@@ -60,6 +60,12 @@ holds "$(value max_row_error) <= 0.0500005 && $(value ratio) > 3"
 fuses 'error V=0.1,K=0.02'
 holds "$(value max_row_error_k) <= 0.0200002 && $(value max_row_error_v) > 0.09 && $(value max_row_error_v) <= 0.100001"
 
+holds "$(value predicted_ratio) > 0.85 * $(value ratio) && $(value predicted_ratio) < 1.15 * $(value ratio)"
+
+fuses 'ratio 5' --out "$work/back"
+is_restored
+holds "$(value ratio) > 4.5 && $(value ratio) < 5.5 && $(value max_row_error) < 0.1"
+
 fuses int8 --out "$work/back"
 is_restored
 holds "$(value bytes_held) == 7372800 * (64 + 2) / 128 && $(value max_row_error) < 0.03"
@@ -94,6 +100,8 @@ says 2 "no policy 'nonsense', but .*int8" "$kvfuse" fuse "$sample" --policy nons
 for bad in 'error 0' 'error 1.5' 'error -1' 'error nan' 'error K=0.1' 'error K=0.1,K=0.1' 'error K=0.1,V=2' 'error'; do
     says 2 "policy 'error' needs" "$kvfuse" fuse "$sample" --policy "$bad"
 done
+says 2 "policy 'ratio' needs" "$kvfuse" fuse "$sample" --policy 'ratio 1'
+says 1 'even a bound of .* takes more' "$kvfuse" fuse "$sample" --policy 'ratio 500'
 says 2 "policy 'bff' needs a cosine" "$kvfuse" fuse "$sample" --policy 'bff 1.5'
 says 2 'has no fused block table' "$kvfuse" fuse "$sample" --policy int8 --table "$work/table"
 says 1 'No such file' "$kvfuse" fuse "$sample" --policy 'bff 0.8' --table "$work/none/table"
