@@ -74,11 +74,19 @@ static int level_of(float energy, float step) {
     return (int)lroundf((octaves > 30 ? 30 : octaves) * KVF_CLASS_OCTAVE);
 }
 
-/* q of all rows at their steps; it is 0 on the lanes that are not coded. Rows beyond the range of values become RAW. */
+static void clear_lanes(float *v, uint32_t lanes, unsigned dim) {
+    static const float zeros[1024 * LANES]; /* KVF_HEAD_DIM_MAX */
+    if (lanes) kvf_kernels()->move_lanes(v, zeros, same_lanes, lanes, dim);
+}
+
+/* q of all rows at their steps. Of those that are not coded nothing is left, as a decoder sees them. Rows beyond the range of
+ * values become RAW. */
 static void quantise(kvf_rows_t *rows) {
     float inverse[LANES];
+    uint32_t raw = 0;
     for (int lane = 0; lane < LANES; lane++) {
         rows->step_value[lane] = inverse[lane] = 0;
+        if (rows->kind[lane] == KVF_ROW_RAW) raw |= 1u << lane;
         if (!(rows->lanes >> lane & 1) || (rows->kind[lane] != KVF_ROW_REFERS && rows->kind[lane] != KVF_ROW_ALONE))
             continue;
         float step = kvf_step_value(rows->step[lane]), energy = rows->energy[lane];
@@ -86,15 +94,13 @@ static void quantise(kvf_rows_t *rows) {
         if (sqrtf(energy) * inverse_of(step) < KVF_VALUE_MAX - 1) { /* no component is larger than the row */
             rows->step_value[lane] = step;
             inverse[lane] = inverse_of(step);
-        } else
+        } else {
             rows->kind[lane] = KVF_ROW_RAW;
+            raw |= 1u << lane;
+        }
     }
+    if (rows->predicted) clear_lanes(rows->p, raw & rows->predicted, rows->dim);
     kvf_kernels()->quantise(rows->q, rows->v, inverse, rows->dim);
-}
-
-static void clear_lanes(float *v, uint32_t lanes, unsigned dim) {
-    static const float zeros[1024 * LANES]; /* KVF_HEAD_DIM_MAX */
-    if (lanes) kvf_kernels()->move_lanes(v, zeros, same_lanes, lanes, dim);
 }
 
 /* The residual of the predicted lanes, and which of them need none. */

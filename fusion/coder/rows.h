@@ -14,22 +14,25 @@ typedef struct kvf_rows {
     uint32_t lanes;     /* rows to choose for; the others stay as they are */
     uint32_t predicted; /* those of them that have a prediction */
     const float *z;     /* [dim, 16] */
-    float *p;           /* [dim, 16]; becomes 0 on the lanes that stand alone */
-    float budget[16];   /* the square error allowed */
+    float *p;         /* [dim, 16]; becomes 0 on the lanes that do not need it; not looked at if no lane is predicted */
+    float budget[16]; /* the square error allowed */
     /* chosen */
-    float *q; /* [dim, 16] */
-    float step_value[16];
+    float *q;             /* [dim, 16]; 0 on the lanes that are not coded */
+    float step_value[16]; /* 0 on those */
     int step[16], level[16];
     kvf_row_kind_t kind[16];
     /* kept from call to call, for good first guesses: e over log2 of the budget, rows alone and rows that refer */
-    int *guess; /* [2] */
-    /* scratch [dim, 16] */
-    float *r;
+    int *guess;       /* [2] */
+    float *r;         /* scratch [dim, 16] */
+    const float *v;   /* [dim, 16] what is quantised */
+    float energy[16]; /* ‖v‖² */
 } kvf_rows_t;
 
-/* Chooses kind, step, level and q. A row that cannot be quantised becomes RAW. */
+/* Chooses kind, step, level and q of the lanes of `lanes`. A row that cannot be quantised becomes RAW. */
 void kvf_rows_choose(kvf_rows_t *rows);
 /* Makes the rows of `lanes` finer by one step (SAME becomes REFERS). */
 void kvf_rows_refine(kvf_rows_t *rows, uint32_t lanes);
+/* The rows of `lanes` become RAW. */
+void kvf_rows_keep_raw(kvf_rows_t *rows, uint32_t lanes);
 
 #endif
