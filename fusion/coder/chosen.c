@@ -40,6 +40,15 @@ static int16_t *q_of(const kvf__chosen_t *chosen, uint32_t plane, uint32_t head,
     return chosen->q + (((size_t)plane * shape->heads + head) * chosen->groups + group) * shape->dim * LANES;
 }
 
+/* Both are vectorised: whatever is read through a pointer would be read again after each store. */
+static void to_int16(int16_t *restrict to, const float *restrict from, size_t count) {
+    for (size_t i = 0; i < count; i++) to[i] = (int16_t)from[i];
+}
+
+static void to_float(float *restrict to, const int16_t *restrict from, size_t count) {
+    for (size_t i = 0; i < count; i++) to[i] = from[i];
+}
+
 void kvf__chosen_put(kvf__chosen_t *chosen, uint32_t plane, uint32_t head, uint32_t group, const kvf_rows_t *rows,
                      const uint8_t *source) {
     size_t at = ((size_t)plane * chosen->codec->shape.heads + head) * chosen->tokens + group * LANES;
@@ -49,8 +58,7 @@ void kvf__chosen_put(kvf__chosen_t *chosen, uint32_t plane, uint32_t head, uint3
         chosen->step[at + lane] = (int16_t)rows->step[lane];
         chosen->level[at + lane] = (int16_t)rows->level[lane];
     }
-    int16_t *q = q_of(chosen, plane, head, group);
-    for (size_t i = 0; i < (size_t)rows->dim * LANES; i++) q[i] = (int16_t)rows->q[i];
+    to_int16(q_of(chosen, plane, head, group), rows->q, (size_t)rows->dim * LANES);
 }
 
 void kvf__chosen_load(kvf__chosen_t *chosen, uint32_t plane, const uint8_t *from) {
@@ -63,7 +71,5 @@ void kvf__chosen_load(kvf__chosen_t *chosen, uint32_t plane, const uint8_t *from
     memcpy(chosen->plane.level, chosen->level + at, rows * sizeof(int16_t));
     for (size_t i = 0; i < rows; i++)
         chosen->plane.raw[i] = from + i % chosen->tokens * codec->token_bytes + i / chosen->tokens * codec->row_bytes;
-    const int16_t *q = q_of(chosen, plane, 0, 0);
-    size_t count = (size_t)shape->heads * chosen->groups * shape->dim * LANES;
-    for (size_t i = 0; i < count; i++) chosen->plane.q[i] = q[i];
+    to_float(chosen->plane.q, q_of(chosen, plane, 0, 0), (size_t)shape->heads * chosen->groups * shape->dim * LANES);
 }

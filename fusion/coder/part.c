@@ -1,19 +1,8 @@
-/* part.c - steps, and the buffers of a plane. */
+/* part.c - the buffers of a plane. */
 #include "fusion/coder/part_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-float kvf_step_value(int e) {
-    static const float eighth[KVF_STEP_OCTAVE] = {1.0f,        1.09050773f, 1.18920712f, 1.29683955f,
-                                                  1.41421356f, 1.54221083f, 1.68179283f, 1.83400809f};
-    e = kvf__clamp_step(e);
-    int octave = (e + KVF_STEP_MAX) / KVF_STEP_OCTAVE - KVF_STEP_MAX / KVF_STEP_OCTAVE;
-    uint32_t bits = (uint32_t)(127 + octave) << 23; /* the float 2^octave */
-    float power;
-    memcpy(&power, &bits, sizeof(power));
-    return power * eighth[(e + KVF_STEP_MAX) % KVF_STEP_OCTAVE];
-}
 
 kvf_status_t kvf_part_plane_init(kvf_part_plane_t *plane, const kvf_part_shape_t *shape, uint32_t rows) {
     size_t count = (size_t)shape->heads * (rows ? rows : 1);

@@ -33,6 +33,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum {
     KVF_PART_VERSION = 1,
@@ -56,7 +57,18 @@ typedef enum kvf_row_kind {
 } kvf_row_kind_t;
 
 /* Step of the quantiser: 2^(e/8), the same float everywhere. e beyond ±KVF_STEP_MAX is clamped. */
-float kvf_step_value(int e);
+static inline float kvf_step_value(int e) {
+    static const float eighth[KVF_STEP_OCTAVE] = {1.0f,        1.09050773f, 1.18920712f, 1.29683955f,
+                                                  1.41421356f, 1.54221083f, 1.68179283f, 1.83400809f};
+    unsigned above = (unsigned)((e < -KVF_STEP_MAX  ? -KVF_STEP_MAX
+                                 : e > KVF_STEP_MAX ? KVF_STEP_MAX
+                                                    : e) +
+                                KVF_STEP_MAX);
+    uint32_t bits = (127 - KVF_STEP_MAX / KVF_STEP_OCTAVE + above / KVF_STEP_OCTAVE) << 23; /* the float 2^octave */
+    float power;
+    memcpy(&power, &bits, sizeof(power));
+    return power * eighth[above % KVF_STEP_OCTAVE];
+}
 
 /* What reader and writer must know alike of the space. Borrowed. */
 typedef struct kvf_part_shape {

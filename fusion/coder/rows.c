@@ -103,9 +103,13 @@ static void quantise(kvf_rows_t *rows) {
     kvf_kernels()->quantise(rows->q, rows->v, inverse, rows->dim);
 }
 
+static void subtract_rows(float *restrict to, const float *restrict a, const float *restrict b, size_t count) {
+    for (size_t i = 0; i < count; i++) to[i] = a[i] - b[i];
+}
+
 /* The residual of the predicted lanes, and which of them need none. */
 static uint32_t subtract(kvf_rows_t *rows, float *error) {
-    for (size_t i = 0; i < (size_t)rows->dim * LANES; i++) rows->r[i] = rows->z[i] - rows->p[i];
+    subtract_rows(rows->r, rows->z, rows->p, (size_t)rows->dim * LANES);
     kvf_kernels()->square_sums(error, rows->r, NULL, rows->dim);
     uint32_t same = 0;
     for (int lane = 0; lane < LANES; lane++)
