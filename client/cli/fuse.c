@@ -39,6 +39,7 @@ static kvf_status_t write_block(kvf_fuse_job_t *job, kvf_kvfile_output_t *output
 
 static const kvf_fuse_method_t *method_of(const kvf_fuse_policy_t *policy) {
     switch (policy->kind) {
+    case KVF_FUSE_EXACT: return &kvf_fuse_exact;
     case KVF_FUSE_ERROR:
     case KVF_FUSE_RATIO: return &kvf_fuse_pool;
     case KVF_FUSE_INT8:
@@ -175,7 +176,7 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
 int kvf_command_fuse(int argc, char **argv) {
     static const struct argp_option table[] = {
         {"policy", 'p', "POLICY", 0,
-         "How the blocks are held (needed): 'error E', 'error K=E,V=E', 'ratio R', int8, int4, "
+         "How the blocks are held (needed): exact, 'error E', 'error K=E,V=E', 'ratio R', int8, int4, "
          "'bff T', 'cff T', 'ff T', 'guarded T'",
          0},
         {"out", 'o', "OUT", 0, "File that the restored KV goes to", 0},
@@ -197,7 +198,7 @@ int kvf_command_fuse(int argc, char **argv) {
             "and how fast that was.\vFILE is as for put. Blocks are taken request by request. Ratios count all that is "
             "held: headers, tables, indexes, norms, the basis. Every row that comes back is compared with its "
             "original. "
-            "Exits 1 if a row is not within the policy's bound."};
+            "Exits 1 if a row is not within the policy's bound, or not the same to the bit where that is exact."};
     kvf_fuse_options_t options = {.block_tokens = 16};
     kvf_fuse_policy_t policy;
     char why[WHY_BYTES];

@@ -15,7 +15,8 @@
 /* ---- policies ---- */
 
 typedef enum kvf_fuse_kind {
-    KVF_FUSE_ERROR = 1,
+    KVF_FUSE_EXACT = 1,
+    KVF_FUSE_ERROR,
     KVF_FUSE_RATIO,
     KVF_FUSE_INT8,
     KVF_FUSE_INT4,
@@ -35,7 +36,7 @@ typedef struct kvf_fuse_policy {
     char text[KVF_FUSE_TEXT_BYTES]; /* as it is told */
 } kvf_fuse_policy_t;
 
-/* Parses "error 0.05", "error K=0.02,V=0.05", "ratio 8", "int8", "bff 0.8" and the like. False: it is none, `why` [why_bytes]
+/* Parses "exact", "error 0.05", "error K=0.02,V=0.05", "ratio 8", "int8", "bff 0.8" and the like. False: it is none, `why` [why_bytes]
  * says what is wrong. */
 bool kvf_fuse_policy_parse(const char *text, kvf_fuse_policy_t *policy, char *why, size_t why_bytes);
 
@@ -96,7 +97,7 @@ typedef struct kvf_fuse_method {
     void (*destroy)(void *state);
 } kvf_fuse_method_t;
 
-extern const kvf_fuse_method_t kvf_fuse_baseline, kvf_fuse_pool, kvf_fuse_seed;
+extern const kvf_fuse_method_t kvf_fuse_baseline, kvf_fuse_exact, kvf_fuse_pool, kvf_fuse_seed;
 
 /* Block `number` < num_blocks. */
 kvf_fuse_block_t kvf_fuse_block_at(const kvf_fuse_job_t *job, uint64_t number);

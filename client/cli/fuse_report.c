@@ -41,6 +41,11 @@ static double mean_cosine(const kvf_seed_stats_t *groups) {
     return groups->fused ? groups->cosine_sum / (double)groups->fused : 1;
 }
 
+/* What was learnt from the first blocks, and counts once a space. */
+static const char *learnt_name(const kvf_fuse_job_t *job) {
+    return job->policy.kind == KVF_FUSE_EXACT ? "model" : "basis";
+}
+
 /* The least and the largest bound of a plane, 0 and 0 where there are none. */
 static void range_of_bounds(const kvf_fuse_job_t *job, size_t plane, double *least, double *most) {
     *least = *most = job->bounds ? (double)job->bounds[plane] : 0;
@@ -141,19 +146,23 @@ static void print_sizes(const kvf_fuse_job_t *job) {
            kvf_cli_format_bytes((double)result->bytes_in, in));
     if (result->bytes_index)
         printf(", of these %s of indexes", kvf_cli_format_bytes((double)result->bytes_index, index));
-    if (result->bytes_basis) printf(" and %s of basis", kvf_cli_format_bytes((double)result->bytes_basis, basis));
+    if (result->bytes_basis)
+        printf(" and %s of %s", kvf_cli_format_bytes((double)result->bytes_basis, basis), learnt_name(job));
     printf("\nratio   %.2f", ratio_to(job, result->bytes_held));
     if (result->bytes_basis)
-        printf(", %.2f without the basis, which counts once a space",
-               ratio_to(job, result->bytes_held - result->bytes_basis));
+        printf(", %.2f without the %s, which counts once a space",
+               ratio_to(job, result->bytes_held - result->bytes_basis), learnt_name(job));
     putchar('\n');
 }
 
-static void print_errors(const kvf_fuse_result_t *result) {
+static void print_errors(const kvf_fuse_job_t *job) {
+    const kvf_fuse_result_t *result = &job->result;
     kvf_fuse_errors_t both = errors_of_both(result);
     printf("error   of a row: max %.5g (K %.5g, V %.5g), mean %.5g (K %.5g, V %.5g)\n", both.max, result->errors[0].max,
            result->errors[1].max, mean_of(&both), mean_of(&result->errors[0]), mean_of(&result->errors[1]));
-    if (both.lost)
+    if (both.lost && job->policy.kind == KVF_FUSE_EXACT)
+        printf("        %llu rows are not the same to the bit\n", (unsigned long long)both.lost);
+    else if (both.lost)
         printf("        %llu rows of zeros, or with NaN or Inf, came back as something else\n",
                (unsigned long long)both.lost);
 }
@@ -187,10 +196,10 @@ static void print_text(const kvf_fuse_job_t *job) {
         printf("theory  predicts a ratio of %.2f: %+.1f %%\n", predicted_ratio(result), predicted_off(job));
     if (result->is_grouped) print_groups(result);
     if (job->policy.kind == KVF_FUSE_RATIO) print_bounds(job);
-    print_errors(result);
+    print_errors(job);
     printf("encode  %.3f GB/s", speed(job, result->encode_seconds));
     if (result->find_seconds > 0) printf(", %.1f %% of it search", 100 * find_share(result));
-    if (result->learn_seconds > 0) printf("; basis and staging took %.2f s more", result->learn_seconds);
+    if (result->learn_seconds > 0) printf("; %s and staging took %.2f s more", learnt_name(job), result->learn_seconds);
     printf("\ndecode  %.3f GB/s\n", speed(job, result->decode_seconds));
 }
 

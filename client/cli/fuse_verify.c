@@ -18,7 +18,8 @@ typedef struct group {
     float x[KVF_HEAD_DIM_MAX * LANES], y[KVF_HEAD_DIM_MAX * LANES];
 } group_t;
 
-static void measure(const group_t *group, unsigned dim, double bound, kvf_fuse_errors_t *errors) {
+/* `exact`: a row that is not the same to the bit is lost. */
+static void measure(const group_t *group, unsigned dim, double bound, bool exact, kvf_fuse_errors_t *errors) {
     double square[LANES] = {0}, error[LANES] = {0};
     for (unsigned i = 0; i < dim; i++)
         for (unsigned l = 0; l < LANES; l++) {
@@ -28,10 +29,9 @@ static void measure(const group_t *group, unsigned dim, double bound, kvf_fuse_e
         }
     for (unsigned l = 0; l < group->lanes; l++) {
         size_t at = l * group->stride;
-        if (!isfinite(square[l]) || square[l] == 0) {
-            errors->lost += memcmp(group->rows + at, group->back + at, group->row_bytes) != 0;
-            continue;
-        }
+        bool has_length = isfinite(square[l]) && square[l] > 0;
+        if (exact || !has_length) errors->lost += memcmp(group->rows + at, group->back + at, group->row_bytes) != 0;
+        if (!has_length) continue;
         double relative = sqrt(error[l] / square[l]);
         if (!(relative <= HUGE_VAL)) relative = INFINITY; /* a NaN came back */
         errors->rows++;
@@ -55,7 +55,8 @@ static void verify_plane(kvf_fuse_job_t *job, size_t index, uint32_t tokens, gro
                                (int)layout->dtype);
             kernels->load_rows(group->y, group->back, group->stride, group->lanes, layout->head_dim,
                                (int)layout->dtype);
-            measure(group, layout->head_dim, bound, &job->result.errors[index % KVF_FUSE_PLANES]);
+            measure(group, layout->head_dim, bound, job->policy.kind == KVF_FUSE_EXACT,
+                    &job->result.errors[index % KVF_FUSE_PLANES]);
         }
 }
 
@@ -70,6 +71,10 @@ bool kvf_fuse_is_kept(const kvf_fuse_job_t *job) {
     for (int plane = 0; plane < KVF_FUSE_PLANES; plane++) {
         lost += job->result.errors[plane].lost;
         worst = fmax(worst, job->result.errors[plane].worst);
+    }
+    if (job->policy.kind == KVF_FUSE_EXACT) {
+        if (lost) fprintf(stderr, "kvfuse: %llu rows did not come back bit for bit\n", (unsigned long long)lost);
+        return lost == 0;
     }
     if (!job->bounds || (lost == 0 && worst <= 1 + BOUND_SLACK)) return true;
     fprintf(stderr,

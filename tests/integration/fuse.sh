@@ -46,6 +46,12 @@ is_restored() {
     "$kvfuse" fuse "$work/back" --policy int8 >"$work/out" 2>&1 || fail "'$policy': the restored file is no KV file"
 }
 
+fuses exact --out "$work/back"
+cmp -s "$sample" "$work/back" || fail "exact: the file that came back is another"
+holds "$(value max_row_error) == 0 && $(value rows_lost) == 0 && $(value ratio) > 1.45"
+fuses exact --block 12
+holds "$(value rows_lost) == 0 && $(value ratio) > 1.4"
+
 for error in 0.02 0.1; do
     fuses "error $error" --out "$work/back"
     is_restored
