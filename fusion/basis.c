@@ -168,26 +168,34 @@ uint32_t kvf_basis_links(uint32_t plane, uint32_t head, kvf_basis_link_t *links)
     return count;
 }
 
+/* Rows of 16, which are vectorised: what is read through a pointer would be read again after each store. */
+static void add(float *restrict to, const float *restrict from, size_t dim, float sign) {
+    for (size_t i = 0; i < dim; i++, to += KVF_ROW_LANES, from += KVF_ROW_LANES)
+        for (size_t lane = 0; lane < KVF_ROW_LANES; lane++) to[lane] += sign * from[lane];
+}
+
 void kvf_basis_expect(const kvf_basis_head_t *head, const kvf_kernels_t *kernels, float *m, const float *const *decoded,
                       float *scratch) {
-    size_t count = (size_t)head->dim * KVF_ROW_LANES;
-    for (size_t i = 0; i < count; i++) m[i] = head->mean[i / KVF_ROW_LANES];
+    for (size_t i = 0; i < head->dim; i++) {
+        float mean = head->mean[i];
+        for (size_t lane = 0; lane < KVF_ROW_LANES; lane++) m[i * KVF_ROW_LANES + lane] = mean;
+    }
     for (uint32_t k = 0; k < head->num_links; k++) {
         kernels->matrix(scratch, head->link[k], decoded[k], NULL, head->dim);
-        for (size_t i = 0; i < count; i++) m[i] += scratch[i];
+        add(m, scratch, head->dim, 1);
     }
 }
 
 void kvf_basis_forward_from(const kvf_basis_head_t *head, const kvf_kernels_t *kernels, float *z, float *x,
                             const float *m) {
-    for (size_t i = 0; i < (size_t)head->dim * KVF_ROW_LANES; i++) x[i] -= m[i];
+    add(x, m, head->dim, -1);
     kernels->matrix(z, head->forward, x, NULL, head->dim);
 }
 
 void kvf_basis_inverse_onto(const kvf_basis_head_t *head, const kvf_kernels_t *kernels, float *x, const float *z,
                             const float *m) {
     kernels->matrix(x, head->inverse, z, NULL, head->dim);
-    for (size_t i = 0; i < (size_t)head->dim * KVF_ROW_LANES; i++) x[i] += m[i];
+    add(x, m, head->dim, 1);
 }
 
 void kvf_basis_forward(const kvf_basis_head_t *head, const kvf_kernels_t *kernels, float *z, float *x) {
@@ -197,8 +205,10 @@ void kvf_basis_forward(const kvf_basis_head_t *head, const kvf_kernels_t *kernel
         kernels->hadamard(z, head->dim);
         return;
     }
-    for (size_t i = 0; i < dim; i++)
-        for (size_t lane = 0; lane < KVF_ROW_LANES; lane++) x[i * KVF_ROW_LANES + lane] -= head->mean[i];
+    for (size_t i = 0; i < dim; i++) {
+        float mean = head->mean[i];
+        for (size_t lane = 0; lane < KVF_ROW_LANES; lane++) x[i * KVF_ROW_LANES + lane] -= mean;
+    }
     kernels->matrix(z, head->forward, x, NULL, head->dim);
 }
 
