@@ -7,6 +7,7 @@
  *     u8 rows | u8 sets (bit 0), model (bits 1, 2), groups (bits 3, 4) | u8 raw bytes / 16
  *     per group: heads of its planes | u8 bytes of its words / 4 | states and words
  *   hints: u8 bits of present and sources, u8 step, by turns */
+#include "fusion/basis_image.h"
 #include "fusion/coder/block.h"
 
 #include <stdlib.h>
@@ -14,7 +15,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
 
-enum { LAYERS = 2, PLANES = 2, HEADS = 2, DIM_MAX = 80, TOKENS = 20, UNITS = 3, LAYOUTS = 3, PART_ROOM = 32768 };
+enum { LAYERS = 2, PLANES = 2, HEADS = 2, DIM_MAX = 80, TOKENS = 20, UNITS = 3, LAYOUTS = 4, PART_ROOM = 32768 };
 
 static void check(bool holds) {
     if (!holds) abort();
@@ -136,13 +137,30 @@ typedef struct rig {
     kvf_block_decoder_t *decoder;
 } rig_t;
 
+/* A CROSS basis of bytes that stand for nothing: means and links are what they are. */
+static kvf_basis_t *make_cross(const kvf_layout_t *layout) {
+    kvf__basis_image_t image = {.kind = KVF_BASIS_CROSS, .has_scales = true, .version = 1, .rows = 1};
+    kvf_basis_t *basis = NULL;
+    kvf__basis_image_measure(&image, layout);
+    uint8_t *bytes = malloc(image.bytes);
+    check(bytes != NULL);
+    for (size_t i = 0; i < image.bytes; i++) bytes[i] = (uint8_t)(i * 37 & 0x3f); /* bf16 of such bytes is finite */
+    kvf__basis_image_seal(&image, layout, bytes);
+    check(kvf_basis_parse(bytes, image.bytes, layout, &basis, NULL, 0) == KVF_OK);
+    free(bytes);
+    return basis;
+}
+
 static rig_t make_rig(int which) {
     static const struct {
         uint32_t dim, rope_dim;
         kvf_dtype_t dtype;
         kvf_rope_style_t style;
-    } forms[LAYOUTS] = {
-        {32, 32, KVF_BF16, KVF_ROPE_NEOX}, {80, 20, KVF_FP16, KVF_ROPE_GPTJ}, {3, 2, KVF_FP32, KVF_ROPE_NEOX}};
+        bool is_cross;
+    } forms[LAYOUTS] = {{32, 32, KVF_BF16, KVF_ROPE_NEOX, false},
+                        {80, 20, KVF_FP16, KVF_ROPE_GPTJ, false},
+                        {3, 2, KVF_FP32, KVF_ROPE_NEOX, false},
+                        {24, 8, KVF_BF16, KVF_ROPE_NEOX, true}};
     static float frequencies[DIM_MAX / 2], bounds[LAYERS * PLANES];
     for (int i = 0; i < DIM_MAX / 2; i++) frequencies[i] = 1.0f / (float)(i + 1);
     for (int i = 0; i < LAYERS * PLANES; i++) bounds[i] = 0.05f;
@@ -158,7 +176,7 @@ static rig_t make_rig(int which) {
                            .rope_frequencies = frequencies,
                            .model = "fuzz"};
     rig_t rig;
-    kvf_basis_t *basis = kvf_basis_create_hadamard(&layout, 1);
+    kvf_basis_t *basis = forms[which].is_cross ? make_cross(&layout) : kvf_basis_create_hadamard(&layout, 1);
     check(basis && kvf_codec_create(&layout, basis, bounds, &rig.codec) == KVF_OK);
     check(kvf_block_decoder_create(rig.codec, &rig.decoder) == KVF_OK);
     kvf_basis_unref(basis);
