@@ -44,11 +44,12 @@ bool kvf__calibrate_add_links(kvf_calibration_t *c, uint32_t plane, uint32_t hea
     kvf__calibrate_slot_t *slot = &c->slots[index];
     if (!num_links) return true;
     int terms = (int)(num_links * c->dim + 1), dim = (int)c->dim;
-    float *s = malloc((size_t)(terms + dim) * LANES * sizeof(float)), *x = s + (size_t)terms * LANES;
+    float *s = malloc((size_t)(terms + dim) * LANES * sizeof(float));
     if (!s || !make_room(slot, c->dim, num_links)) {
         free(s);
         return false;
     }
+    float *x = s + (size_t)terms * LANES;
     collect_terms(c, links, num_links, z, s);
     for (size_t i = 0; i < c->dim * LANES; i++) x[i] = c->scale[i % LANES] > 0 ? (float)c->group[i] : 0;
     cblas_ssyrk(CblasRowMajor, CblasLower, CblasNoTrans, terms, LANES, 1, s, LANES, 1, slot->term_terms, terms);

@@ -112,7 +112,7 @@ void kvf_part_writer_destroy(kvf_part_writer_t *writer);
 void kvf_part_writer_begin(kvf_part_writer_t *writer, uint32_t rows, kvf_shape_t model, uint32_t basis_version);
 /* `hints` NULL: all is present and no row refers. Errors are kept for finish. */
 void kvf_part_writer_put(kvf_part_writer_t *writer, const kvf_part_plane_t *plane, const kvf_part_hints_t *hints);
-/* KVF_OK with the bytes, borrowed until the next begin; KVF_ERR_NO_MEMORY. */
+/* KVF_OK with the bytes, borrowed until the next begin; KVF_ERR_NO_MEMORY; KVF_ERR_INVALID: planes are missing. */
 kvf_status_t kvf_part_writer_finish(kvf_part_writer_t *writer, const uint8_t **bytes, size_t *num_bytes) KVF_MUST_CHECK;
 
 /* ---- reading: any bytes are safe ---- */

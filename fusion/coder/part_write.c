@@ -276,6 +276,7 @@ void kvf_part_writer_put(kvf_part_writer_t *writer, const kvf_part_plane_t *plan
 }
 
 kvf_status_t kvf_part_writer_finish(kvf_part_writer_t *writer, const uint8_t **bytes, size_t *num_bytes) {
+    if (writer->is_failed || writer->encoder.is_failed) return KVF_ERR_NO_MEMORY; /* planes may have been left out */
     if (writer->next_plane != writer->shape->layers * writer->shape->planes) return KVF_ERR_INVALID;
     bytes_t *out = &writer->out;
     add_number(writer, out, KVF_PART_VERSION, 1);
@@ -286,7 +287,7 @@ kvf_status_t kvf_part_writer_finish(kvf_part_writer_t *writer, const uint8_t **b
     add_number(writer, out, writer->basis_version, 4);
     add(writer, out, writer->directory.at, writer->directory.used);
     add(writer, out, writer->body.at, writer->body.used);
-    if (writer->is_failed || writer->encoder.is_failed) return KVF_ERR_NO_MEMORY;
+    if (writer->is_failed) return KVF_ERR_NO_MEMORY;
     *bytes = out->at;
     *num_bytes = out->used;
     return KVF_OK;

@@ -118,8 +118,20 @@ const void *const *kvf__staged_planes(kvf_pool_t *pool, const kvf__block_t *bloc
     return pool->planes;
 }
 
+/* Takes blocks that were coded or deleted off the list. */
+static void forget_unstaged(kvf_pool_t *pool) {
+    size_t kept = 0;
+    for (size_t i = 0; i < pool->num_staged; i++) {
+        const kvf__block_t *block = kvf__block_find(pool, pool->staged[i]);
+        if (block && block->is_staged) pool->staged[kept++] = pool->staged[i];
+    }
+    pool->num_staged = kept;
+}
+
 static kvf_status_t stage(kvf_pool_t *pool, kvf__block_t *block, const void *const *planes) {
-    if (pool->num_staged == pool->room_staged) {
+    bool is_full = pool->num_staged == pool->room_staged;
+    if (is_full) forget_unstaged(pool);
+    if (is_full && pool->num_staged >= pool->room_staged / 2) {
         size_t room = pool->room_staged ? pool->room_staged * 2 : 64;
         kvf_pool_block_t *staged = realloc(pool->staged, room * sizeof(*staged));
         if (!staged) return KVF_ERR_NO_MEMORY;
@@ -148,16 +160,19 @@ static void unstage(kvf_pool_t *pool, uint32_t tokens) {
 
 kvf_status_t kvf_pool_flush(kvf_pool_t *pool) {
     if (!pool->stats.staged) return KVF_OK;
-    kvf_status_t status = pool->codec ? KVF_OK : kvf__learn_basis(pool);
+    kvf_status_t status = pool->codec ? KVF_OK : kvf__learn_basis(pool), damage = KVF_OK;
     for (size_t i = 0; i < pool->num_staged && !status; i++) {
         kvf__block_t *block = kvf__block_find(pool, pool->staged[i]);
         if (!block || !block->is_staged) continue;
-        if (!kvf__is_sound(&block->record)) return KVF_ERR_CORRUPT;
+        if (!kvf__is_sound(&block->record)) {
+            damage = KVF_ERR_CORRUPT;
+            continue;
+        }
         status = kvf__code_block(pool, block, kvf__staged_planes(pool, block));
         if (!status) unstage(pool, block->tokens);
     }
-    if (!status) pool->num_staged = 0;
-    return status;
+    forget_unstaged(pool);
+    return status ? status : damage;
 }
 
 /* ---- put, get, delete ---- */
@@ -203,10 +218,10 @@ kvf_status_t kvf_pool_put(kvf_pool_t *pool, const kvf_pool_put_t *put, kvf_pool_
     pool->stats.blocks++;
     pool->stats.bytes_put += block_bytes(pool, put->tokens);
     if (is_learning && pool->staged_tokens >= pool->options.calibrate_tokens) {
-        status = kvf_pool_flush(pool); /* the block itself is held, coded or not */
-        if (status == KVF_ERR_NO_MEMORY) status = KVF_OK;
+        kvf_status_t coded = kvf_pool_flush(pool);
+        (void)coded; /* the block is held, coded or not; the next flush says what is wrong */
     }
-    return status;
+    return KVF_OK;
 }
 
 kvf_status_t kvf_pool_get(kvf_pool_t *pool, kvf_pool_block_t handle, uint32_t first_layer, uint32_t layers,

@@ -54,9 +54,11 @@ typedef struct kvf_pool_stats {
 kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **pool) KVF_MUST_CHECK;
 void kvf_pool_destroy(kvf_pool_t *pool); /* NULL is allowed */
 
-/* KVF_OK and the handle; KVF_ERR_INVALID, KVF_ERR_NO_MEMORY: nothing changed. */
+/* KVF_OK and the handle; KVF_ERR_INVALID, KVF_ERR_NO_MEMORY: nothing changed. May code what is staged, and leaves it to flush to tell that
+ * it could not. */
 kvf_status_t kvf_pool_put(kvf_pool_t *pool, const kvf_pool_put_t *put, kvf_pool_block_t *block) KVF_MUST_CHECK;
-/* Makes the basis of what is staged and codes it; nothing if nothing is. */
+/* Makes the basis of what is staged and codes it; nothing if nothing is. KVF_ERR_NO_MEMORY: some stay staged; KVF_ERR_CORRUPT: those do
+ * whose bytes changed since their put, all others are coded. */
 kvf_status_t kvf_pool_flush(kvf_pool_t *pool) KVF_MUST_CHECK;
 /* Layers [first_layer, first_layer + layers) into planes [layer − first_layer, plane], as kvf_block_decode.
  * KVF_ERR_NOT_FOUND: no such block; KVF_ERR_CORRUPT: a checksum. */
