@@ -281,7 +281,7 @@ static void put_part(encoding_t *one, bool is_unit, const kvf_part_hints_t *hint
     memcpy(plane->kind, encoder->kinds, rows);
 }
 
-static kvf_status_t write_parts(encoding_t *one) {
+static void write_parts(encoding_t *one) {
     kvf_block_encoder_t *encoder = one->encoder;
     const kvf_part_shape_t *shape = &encoder->codec->shape;
     uint32_t version = kvf_basis_version(encoder->codec->basis);
@@ -289,16 +289,13 @@ static kvf_status_t write_parts(encoding_t *one) {
     kvf__map_make(&encoder->map, &one->info);
     kvf_part_writer_begin(encoder->unit_writer, one->info.tokens, KVF_SHAPE_MIDDLE, version);
     kvf_part_writer_begin(encoder->record_writer, one->info.tokens, KVF_SHAPE_MIDDLE, version);
-    kvf_status_t status = kvf__units_seek(&encoder->units, 0);
-    for (uint32_t i = 0; i < shape->layers * shape->planes && !status; i++) {
+    for (uint32_t i = 0; i < shape->layers * shape->planes; i++) {
         kvf__chosen_load(&encoder->chosen, i, one->in->planes[i]);
         if (one->info.own_unit) put_part(one, true, NULL);
         if (!encoder->map.num_present) continue;
-        status = kvf__units_next(&encoder->units, &encoder->map);
-        kvf_part_hints_t hints = kvf__units_hints(&encoder->units, &encoder->map);
-        if (!status) put_part(one, false, &hints);
+        kvf_part_hints_t hints = kvf__chosen_hints(&encoder->chosen, i, encoder->map.present);
+        put_part(one, false, &hints);
     }
-    return status;
 }
 
 /* ---- the record ---- */
@@ -340,9 +337,9 @@ static kvf_status_t finish(encoding_t *one) {
     kvf_block_encoder_t *encoder = one->encoder;
     const uint8_t *part = NULL;
     size_t part_bytes = 0;
-    kvf_status_t status = write_parts(one);
-    if (!status && encoder->map.num_present)
-        status = kvf_part_writer_finish(encoder->record_writer, &part, &part_bytes);
+    kvf_status_t status = KVF_OK;
+    write_parts(one);
+    if (encoder->map.num_present) status = kvf_part_writer_finish(encoder->record_writer, &part, &part_bytes);
     if (!status && one->info.own_unit)
         status = kvf_part_writer_finish(encoder->unit_writer, &one->out->unit, &one->out->unit_bytes);
     if (!status) status = write_record(one, part, part_bytes);
@@ -366,7 +363,10 @@ kvf_status_t kvf_block_encode(kvf_block_encoder_t *encoder, const kvf_block_in_t
     for (uint32_t layer = 0; layer < codec->shape.layers && !status; layer++)
         for (uint32_t plane = 0; plane < codec->shape.planes && !status; plane++) {
             status = kvf__units_next(&encoder->units, &encoder->map);
-            if (!status) encode_plane(&one, layer, plane);
+            if (status) break;
+            kvf_part_hints_t hints = kvf__units_hints(&encoder->units, &encoder->map);
+            encode_plane(&one, layer, plane);
+            kvf__chosen_put_hints(&encoder->chosen, layer * codec->shape.planes + plane, &hints);
         }
     return status ? status : finish(&one);
 }

@@ -17,7 +17,13 @@ kvf_status_t kvf__chosen_init(kvf__chosen_t *chosen, const kvf_codec_t *codec) {
     chosen->step = malloc(rows * sizeof(int16_t));
     chosen->level = malloc(rows * sizeof(int16_t));
     chosen->q = malloc(heads * groups * shape->dim * LANES * sizeof(int16_t));
-    if (!chosen->kind || !chosen->source || !chosen->step || !chosen->level || !chosen->q) return KVF_ERR_NO_MEMORY;
+    chosen->hint_sources = malloc(rows);
+    bool is_made = chosen->kind && chosen->source && chosen->step && chosen->level && chosen->q && chosen->hint_sources;
+    for (int s = 0; s < KVF_SOURCES; s++) {
+        chosen->hint_step[s] = malloc(rows * sizeof(int16_t));
+        is_made &= chosen->hint_step[s] != NULL;
+    }
+    if (!is_made) return KVF_ERR_NO_MEMORY;
     return kvf_part_plane_init(&chosen->plane, shape, tokens);
 }
 
@@ -27,6 +33,8 @@ void kvf__chosen_free(kvf__chosen_t *chosen) {
     free(chosen->step);
     free(chosen->level);
     free(chosen->q);
+    free(chosen->hint_sources);
+    for (int s = 0; s < KVF_SOURCES; s++) free(chosen->hint_step[s]);
     kvf_part_plane_free(&chosen->plane);
 }
 
@@ -59,6 +67,18 @@ void kvf__chosen_put(kvf__chosen_t *chosen, uint32_t plane, uint32_t head, uint3
         chosen->level[at + lane] = (int16_t)rows->level[lane];
     }
     to_int16(q_of(chosen, plane, head, group), rows->q, (size_t)rows->dim * LANES);
+}
+
+void kvf__chosen_put_hints(kvf__chosen_t *chosen, uint32_t plane, const kvf_part_hints_t *hints) {
+    size_t rows = (size_t)chosen->codec->shape.heads * chosen->tokens, at = plane * rows;
+    memcpy(chosen->hint_sources + at, hints->sources, rows);
+    for (int s = 0; s < KVF_SOURCES; s++) memcpy(chosen->hint_step[s] + at, hints->step[s], rows * sizeof(int16_t));
+}
+
+kvf_part_hints_t kvf__chosen_hints(const kvf__chosen_t *chosen, uint32_t plane, const uint8_t *present) {
+    size_t at = (size_t)plane * chosen->codec->shape.heads * chosen->tokens;
+    return (kvf_part_hints_t){
+        present, chosen->hint_sources + at, {chosen->hint_step[0] + at, chosen->hint_step[1] + at}};
 }
 
 void kvf__chosen_load(kvf__chosen_t *chosen, uint32_t plane, const uint8_t *from) {
