@@ -34,16 +34,6 @@ static size_t payload_bytes(const baseline_state_t *state, uint32_t rows) {
 
 /* ---- one row group ---- */
 
-static float scale_of(const baseline_state_t *state, uint32_t lane) {
-    float largest = 0;
-    for (unsigned i = 0; i < state->dim; i++) {
-        float value = fabsf(state->x[i * LANES + lane]);
-        if (!isfinite(value)) return NAN;
-        if (value > largest) largest = value;
-    }
-    return largest / limit_of(state);
-}
-
 /* Rounds to bf16, to nearest: the clamp takes care of the row's largest value where that goes down. */
 static uint16_t to_bf16(float value) {
     uint32_t bits;
@@ -57,6 +47,18 @@ static float from_bf16(uint16_t half) {
     float value;
     memcpy(&value, &bits, sizeof(value));
     return value;
+}
+
+/* NaN: the row's numbers, or the inverse of its scale, are beyond what floats hold. */
+static float scale_of(const baseline_state_t *state, uint32_t lane) {
+    float largest = 0;
+    for (unsigned i = 0; i < state->dim; i++) {
+        float value = fabsf(state->x[i * LANES + lane]);
+        if (!isfinite(value)) return NAN;
+        if (value > largest) largest = value;
+    }
+    float scale = from_bf16(to_bf16(largest / limit_of(state)));
+    return largest == 0 || isfinite(1 / scale) ? scale : NAN;
 }
 
 static void pack(const baseline_state_t *state, uint32_t rows, uint8_t *to) {
@@ -89,13 +91,10 @@ static size_t encode_group(baseline_state_t *state, const uint8_t *rows, uint32_
     uint8_t *kept = to + lanes * SCALE_BYTES + payload_bytes(state, lanes);
     state->kernels->load_rows(state->x, rows, state->stride, lanes, state->dim, state->dtype);
     for (uint32_t l = 0; l < lanes; l++) {
-        scales[l] = to_bf16(scale_of(state, l));
-        float scale = from_bf16(scales[l]);
+        float scale = scale_of(state, l);
+        scales[l] = to_bf16(scale);
         if (scale > 0) inverse[l] = 1 / scale;
-        bool is_held = scale == 0 || (isfinite(scale) && isfinite(inverse[l]));
-        if (scales[l] != NO_SCALE && is_held) continue;
-        scales[l] = NO_SCALE;
-        inverse[l] = 0;
+        if (scales[l] != NO_SCALE) continue;
         for (unsigned i = 0; i < state->dim; i++) state->x[i * LANES + l] = 0;
         memcpy(kept, rows + l * state->stride, state->row_bytes);
         kept += state->row_bytes;

@@ -58,8 +58,8 @@ static kvf_status_t choose_bounds(kvf_fuse_job_t *job, float *bounds) {
     if (policy->kind == KVF_FUSE_RATIO)
         status = kvf_fuse_rates_choose(rates, (double)result->bytes_in / policy->ratio, bounds);
     if (status == KVF_ERR_NO_SPACE)
-        (void)kvf_file_error(status, &job->error, "even a bound of %g takes more than the ratio allows",
-                             KVF_FUSE_BOUND_MAX);
+        status = kvf_file_error(KVF_ERR_INVALID, &job->error, "even a bound of %g takes more than the ratio allows",
+                                KVF_FUSE_BOUND_MAX);
     if (!status) status = kvf_fuse_rates_predict(rates, bounds, &result->predicted_held);
     result->predicted_in = (double)result->bytes_in;
     kvf_fuse_rates_destroy(rates);

@@ -11,7 +11,9 @@ enum { LANES = KVF_ROW_LANES };
 
 /* A reference that leaves more than this stands for nothing: the coder asks of one that it saves much, since a row that refers
  * cannot be referred to. With 0.05 to 0.1 predicted ratios of real KV are within 5 % of measured ones. */
-#define REFER_MAX  0.08
+#define REFER_MAX 0.08
+/* A row that lies so far from the mean, in squares of its length, is kept as it is. */
+#define OWN_MAX    1e4
 #define MEMORY_MAX (UINT64_C(1) << 30)
 /* What the pool takes beside coded rows, about: of indexes a token; of the heads of a block and of a plane of it. */
 #define INDEX_TOKEN_BYTES 32
@@ -26,7 +28,7 @@ typedef struct measure {
     kvf_basis_t *basis;
     uint32_t *candidates; /* [tokens, KVF__FUSE_CANDIDATES] */
     float *z;             /* [tokens, head, dim] of the plane at hand */
-    double *energy;       /* [tokens, head]: ‖x‖²; 0 where the row is none that counts */
+    double *energy;       /* [tokens, head]: ‖x‖²; no number where the row has none */
     uint8_t *stands;      /* [tokens, head]: stands alone, so may be referred to */
     float *cos16, *sin16; /* [rope_dim / 2, 16] */
     float x[KVF_HEAD_DIM_MAX * LANES], y[KVF_HEAD_DIM_MAX * LANES];
@@ -96,7 +98,7 @@ static void take_rows(measure_t *m, void *arg, uint32_t index, uint32_t head, si
                       m->y, m->x);
     for (uint32_t l = 0; l < lanes; l++) {
         size_t row = (first + l) * layout->kv_heads + head;
-        m->energy[row] = isfinite(energy[l]) ? energy[l] : 0;
+        m->energy[row] = energy[l];
         for (unsigned i = 0; i < dim; i++) m->z[row * dim + i] = m->y[i * LANES + l];
     }
 }
@@ -119,8 +121,14 @@ static unsigned class_of(double share) {
 
 static void add_row(measure_t *m, kvf_fuse_rates_t *rates, size_t index, size_t token, size_t head) {
     size_t row = token * rates->heads + head, best = SIZE_MAX;
-    double energy = m->energy[row], least = REFER_MAX * energy;
-    if (!(energy > 0)) return;
+    double energy = m->energy[row], least = REFER_MAX * energy, own = 0;
+    if (energy == 0) return;
+    for (size_t i = 0; i < rates->dim; i++)
+        own += (double)m->z[row * rates->dim + i] * (double)m->z[row * rates->dim + i];
+    if (!(own < OWN_MAX * energy)) {
+        rates->raw_bytes += (double)m->job->token_bytes / (double)rates->heads;
+        return;
+    }
     for (int k = 0; k < KVF__FUSE_CANDIDATES; k++) {
         uint32_t candidate = m->candidates[token * KVF__FUSE_CANDIDATES + (size_t)k];
         if (candidate == KVF__FUSE_NONE) continue;
@@ -186,7 +194,8 @@ static kvf_status_t measure(measure_t *m, kvf_fuse_rates_t *rates) {
     if (!status) status = make_basis(m);
     if (status) return status;
     for (uint32_t i = 0; i < rates->planes; i++) measure_plane(m, rates, i);
-    rates->fixed_bytes = (double)kvf_basis_bytes(m->basis) + (double)all * INDEX_TOKEN_BYTES +
+    rates->fixed_bytes = rates->raw_bytes * rates->scale + (double)kvf_basis_bytes(m->basis) +
+                         (double)all * INDEX_TOKEN_BYTES +
                          (double)job->num_blocks * (BLOCK_HEAD_BYTES + PLANE_HEAD_BYTES * (double)rates->planes);
     return KVF_OK;
 }

@@ -24,7 +24,8 @@ typedef struct kvf_fuse_rates {
     double *variances;  /* [plane, class, dim], shares of ‖x‖² */
     uint64_t *rows;     /* [plane, class] */
     double scale;       /* rows of the file for one that was measured */
-    double fixed_bytes; /* basis, indexes, heads of blocks */
+    double raw_bytes;   /* of rows that were measured and will be kept as they are */
+    double fixed_bytes; /* basis, indexes, heads of blocks, rows kept as they are */
 } kvf_fuse_rates_t;
 
 /* Measures the file. `*rates` is the caller's. KVF_ERR_NO_MEMORY also where a measurement would take more than 1 GiB. */
