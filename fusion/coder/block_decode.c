@@ -135,16 +135,14 @@ static part_lanes_t part_lanes(const kvf_part_plane_t *plane, uint32_t head, uin
     return lanes;
 }
 
-/* ẑ of a group into decoder->z: rows of the own unit, and q × step + p of those that the record's part holds. */
-static void assemble(decoding_t *one, uint32_t head, uint32_t group) {
+/* ẑ of a group: rows of the own unit, and q × step + p of those that the record's part holds. The decoder's, until its next plane. */
+static const float *assemble(decoding_t *one, uint32_t head, uint32_t group) {
     static const int32_t same[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     kvf_block_decoder_t *decoder = one->decoder;
     uint32_t dim = decoder->codec->shape.dim;
     size_t bytes = (size_t)dim * LANES * sizeof(float);
-    if (!one->info.part) { /* a unit's rows that are not coded have step 0 */
-        memcpy(decoder->z, kvf_part_plane_q(&decoder->units.plane[0], dim, head, group), bytes);
-        return;
-    }
+    if (!one->info.part)
+        return kvf_part_plane_q(&decoder->units.plane[0], dim, head, group); /* what is not coded has step 0 */
     part_lanes_t lanes = part_lanes(&decoder->part_plane, head, group);
     memset(decoder->p, 0, bytes);
     for (unsigned s = 0; s < KVF_SOURCES; s++)
@@ -155,6 +153,7 @@ static void assemble(decoding_t *one, uint32_t head, uint32_t group) {
     if (one->info.own_unit && lanes.here != 0xffff)
         kvf_kernels()->move_lanes(decoder->z, kvf_part_plane_q(&decoder->units.plane[0], dim, head, group), same,
                                   ~lanes.here & 0xffff, dim);
+    return decoder->z;
 }
 
 /* Rows that are not coded: their bytes, or zeros. */
@@ -172,9 +171,9 @@ static void decode_group(decoding_t *one, uint32_t layer, uint32_t plane, uint32
     kvf_block_decoder_t *decoder = one->decoder;
     const kvf_codec_t *codec = decoder->codec;
     uint32_t rows = one->info.tokens - group * LANES;
-    assemble(one, head, group);
+    const float *z = assemble(one, head, group);
     kvf__cross_expect(&decoder->cross, layer, plane, head, group);
-    kvf__cross_inverse(&decoder->cross, layer, plane, head, decoder->x, decoder->z);
+    kvf__cross_inverse(&decoder->cross, layer, plane, head, decoder->x, z);
     kvf__cross_keep(&decoder->cross, plane, head, group, decoder->x);
     if (!to) return;
     kvf__angles_restore(&decoder->angles, layer, plane, group, decoder->x);

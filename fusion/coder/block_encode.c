@@ -166,6 +166,9 @@ static uint32_t predict(encoding_t *one, group_t *group) {
     return all;
 }
 
+/* Whether rows may be transformed where they stand (basis.h). */
+static bool is_in_place(const kvf_codec_t *codec) { return kvf_basis_kind(codec->basis) == KVF_BASIS_HADAMARD; }
+
 static void load_group(encoding_t *one, group_t *group) {
     kvf_block_encoder_t *encoder = one->encoder;
     const kvf_codec_t *codec = encoder->codec;
@@ -175,10 +178,11 @@ static void load_group(encoding_t *one, group_t *group) {
                              (int)codec->layout->dtype);
     kvf_kernels()->square_sums(group->norm, encoder->x, NULL, dim);
     set_aside(one, group);
-    memcpy(encoder->work, encoder->x, (size_t)dim * LANES * sizeof(float));
-    kvf__angles_strip(&encoder->angles, group->layer, group->plane, group->index, encoder->work);
+    float *turned = is_in_place(codec) ? encoder->z : encoder->work;
+    memcpy(turned, encoder->x, (size_t)dim * LANES * sizeof(float));
+    kvf__angles_strip(&encoder->angles, group->layer, group->plane, group->index, turned);
     kvf__cross_expect(&encoder->cross, group->layer, group->plane, group->head, group->index);
-    kvf__cross_forward(&encoder->cross, group->layer, group->plane, group->head, encoder->z, encoder->work);
+    kvf__cross_forward(&encoder->cross, group->layer, group->plane, group->head, encoder->z, turned);
     kvf_rows_t *rows = &group->rows;
     rows->dim = dim;
     rows->lanes = group->lanes;
@@ -200,9 +204,9 @@ static uint32_t check_group(encoding_t *one, group_t *group) {
     const kvf_codec_t *codec = encoder->codec;
     uint32_t dim = codec->shape.dim, broken = 0;
     float bound = codec->bounds[group->layer * codec->shape.planes + group->plane], error[LANES];
-    kvf_kernels()->dequantise(encoder->work, encoder->q, group->rows.step_value,
-                              group->rows.predicted ? encoder->p : NULL, dim);
-    kvf__cross_inverse(&encoder->cross, group->layer, group->plane, group->head, encoder->back, encoder->work);
+    float *z = is_in_place(codec) ? encoder->back : encoder->work;
+    kvf_kernels()->dequantise(z, encoder->q, group->rows.step_value, group->rows.predicted ? encoder->p : NULL, dim);
+    kvf__cross_inverse(&encoder->cross, group->layer, group->plane, group->head, encoder->back, z);
     kvf__cross_keep(&encoder->cross, group->plane, group->head, group->index, encoder->back);
     kvf__angles_restore(&encoder->angles, group->layer, group->plane, group->index, encoder->back);
     kvf_kernels()->store_rows(encoder->rounded, codec->row_bytes, LANES, dim, (int)codec->layout->dtype, encoder->back);

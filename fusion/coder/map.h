@@ -7,6 +7,7 @@
 typedef struct kvf__map {
     uint32_t tokens;
     int8_t span[KVF_SOURCES][KVF_BLOCK_TOKENS_MAX];       /* of a token, -1: none */
+    bool has_spans[KVF_SOURCES];                          /* whether any token has one */
     uint16_t unit_row[KVF_SOURCES][KVF_BLOCK_TOKENS_MAX]; /* of a token with a span */
     uint8_t present[KVF_BLOCK_TOKENS_MAX];                /* of a token: whether the record's part holds it */
     uint32_t num_present;

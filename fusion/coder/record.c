@@ -48,12 +48,15 @@ kvf_status_t kvf_record_read(const uint8_t *record, size_t record_bytes, uint32_
 void kvf__map_make(kvf__map_t *map, const kvf_record_info_t *info) {
     map->tokens = info->tokens;
     memset(map->span, -1, sizeof(map->span));
-    for (uint32_t i = 0; i < info->num_spans; i++)
+    memset(map->has_spans, 0, sizeof(map->has_spans));
+    for (uint32_t i = 0; i < info->num_spans; i++) {
+        map->has_spans[info->spans[i].source] = true;
         for (uint32_t k = 0; k < info->spans[i].rows; k++) {
             uint32_t t = info->spans[i].token + k;
             map->span[info->spans[i].source][t] = (int8_t)i;
             map->unit_row[info->spans[i].source][t] = (uint16_t)(info->spans[i].unit_row + k);
         }
+    }
     map->num_present = 0;
     for (uint32_t t = 0; t < info->tokens; t++) {
         bool has_span = false;

@@ -34,11 +34,13 @@ static int first_step(float budget, unsigned dim) {
 /* The largest e of each lane whose error is within the budget, from `guess` steps above the first one on. Lanes that hold at no
  * step get INT_MIN. */
 static void search(const kvf_rows_t *rows, const float *v, uint32_t lanes, int *guess, int *best) {
-    int e[LANES] = {0}, failed[LANES], sum = 0, count = 0;
+    int e[LANES] = {0}, first[LANES] = {0}, failed[LANES], sum = 0, count = 0;
     for (int lane = 0; lane < LANES; lane++) {
         best[lane] = INT_MIN;
         failed[lane] = INT_MAX;
-        if (lanes >> lane & 1) e[lane] = kvf__clamp_step(first_step(rows->budget[lane], rows->dim) + *guess);
+        if (!(lanes >> lane & 1)) continue;
+        first[lane] = first_step(rows->budget[lane], rows->dim);
+        e[lane] = kvf__clamp_step(first[lane] + *guess);
     }
     uint32_t active = lanes;
     for (int round = 0; active && round < SEARCH_MAX; round++) {
@@ -61,7 +63,7 @@ static void search(const kvf_rows_t *rows, const float *v, uint32_t lanes, int *
     }
     for (int lane = 0; lane < LANES; lane++)
         if (best[lane] != INT_MIN) {
-            sum += best[lane] - first_step(rows->budget[lane], rows->dim);
+            sum += best[lane] - first[lane];
             count++;
         }
     if (count) *guess = sum / count;

@@ -93,16 +93,19 @@ static const kvf_part_plane_t *row_of(const kvf__units_t *units, const kvf__map_
 }
 
 static void set_hints(kvf__units_t *units, const kvf__map_t *map) {
-    for (uint32_t h = 0; h < units->codec->shape.heads; h++)
-        for (uint32_t t = 0; t < map->tokens; t++) {
-            size_t i = (size_t)h * map->tokens + t, at;
-            units->sources[i] = 0;
-            for (unsigned s = 0; s < KVF_SOURCES; s++) {
-                const kvf_part_plane_t *plane = row_of(units, map, s, h, t, &at);
-                units->step[s][i] = plane ? plane->step[at] : 0;
-                if (plane) units->sources[i] |= (uint8_t)(1 << s);
-            }
+    size_t rows = (size_t)units->codec->shape.heads * map->tokens;
+    memset(units->sources, 0, rows);
+    for (unsigned s = 0; s < KVF_SOURCES; s++) {
+        memset(units->step[s], 0, rows * sizeof(*units->step[s]));
+        for (size_t i = 0; map->has_spans[s] && i < rows; i++) {
+            size_t at;
+            const kvf_part_plane_t *plane =
+                row_of(units, map, s, (uint32_t)(i / map->tokens), (uint32_t)(i % map->tokens), &at);
+            if (!plane) continue;
+            units->step[s][i] = plane->step[at];
+            units->sources[i] |= (uint8_t)(1 << s);
         }
+    }
 }
 
 kvf_status_t kvf__units_next(kvf__units_t *units, const kvf__map_t *map) {
@@ -123,7 +126,7 @@ kvf_part_hints_t kvf__units_hints(const kvf__units_t *units, const kvf__map_t *m
 uint32_t kvf__units_lanes(const kvf__units_t *units, const kvf__map_t *map, unsigned source, uint32_t head,
                           uint32_t group) {
     uint32_t lanes = 0, first = group * LANES;
-    for (uint32_t lane = 0; lane < LANES && first + lane < map->tokens; lane++)
+    for (uint32_t lane = 0; map->has_spans[source] && lane < LANES && first + lane < map->tokens; lane++)
         lanes |= (uint32_t)(units->sources[(size_t)head * map->tokens + first + lane] >> source & 1) << lane;
     return lanes;
 }
