@@ -108,6 +108,9 @@ typedef struct kvf_kernels {
     /* sums [16]: per lane, from 0, for i = 0 … dim − 1: d = a[i] − b[i] (a[i] if b is NULL), sum = fmaf(d, d, sum). */
     void (*square_sums)(float *sums, const float *a, const float *b, unsigned dim);
 
+    /* The same of a as store_rows would round it to `dtype`, less b. */
+    void (*rounded_square_sums)(float *sums, const float *a, const float *b, unsigned dim, int dtype);
+
     /* Distances [count] of `query` [words] to each of `sketches` [count, words], in bits. words: 1, 2, 4 or 8. */
     void (*hamming)(uint16_t *distances, const uint64_t *query, const uint64_t *sketches, size_t count, unsigned words);
 

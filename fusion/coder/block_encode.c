@@ -29,7 +29,6 @@ struct kvf_block_encoder {
     int *guess;                             /* [plane, 2], see rows.h */
     uint8_t *kinds;                         /* scratch [head, token] */
     float *x, *z, *p, *q, *r, *back, *work; /* [dim, 16] */
-    uint8_t *rounded;                       /* 16 rows */
     uint8_t *record;
     size_t record_room;
 };
@@ -58,9 +57,7 @@ kvf_status_t kvf_block_encoder_create(const kvf_codec_t *codec, kvf_block_encode
     made->record_writer = kvf_part_writer_create(shape);
     made->guess = calloc((size_t)shape->planes * 2, sizeof(int));
     made->kinds = malloc((size_t)shape->heads * codec->layout->block_tokens);
-    made->rounded = malloc((size_t)LANES * codec->row_bytes);
-    if (!made->unit_writer || !made->record_writer || !made->guess || !made->kinds || !made->rounded ||
-        !make_groups(made))
+    if (!made->unit_writer || !made->record_writer || !made->guess || !made->kinds || !make_groups(made))
         status = KVF_ERR_NO_MEMORY;
     if (status)
         kvf_block_encoder_destroy(made);
@@ -77,8 +74,8 @@ void kvf_block_encoder_destroy(kvf_block_encoder_t *encoder) {
     kvf__chosen_free(&encoder->chosen);
     kvf_part_writer_destroy(encoder->unit_writer);
     kvf_part_writer_destroy(encoder->record_writer);
-    void *all[] = {encoder->x,    encoder->z,     encoder->p,     encoder->q,       encoder->r,     encoder->back,
-                   encoder->work, encoder->guess, encoder->kinds, encoder->rounded, encoder->record};
+    void *all[] = {encoder->x,    encoder->z,    encoder->p,     encoder->q,     encoder->r,
+                   encoder->back, encoder->work, encoder->guess, encoder->kinds, encoder->record};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) free(all[i]);
     free(encoder);
 }
@@ -209,9 +206,7 @@ static uint32_t check_group(encoding_t *one, group_t *group) {
     kvf__cross_inverse(&encoder->cross, group->layer, group->plane, group->head, encoder->back, z);
     kvf__cross_keep(&encoder->cross, group->plane, group->head, group->index, encoder->back);
     kvf__angles_restore(&encoder->angles, group->layer, group->plane, group->index, encoder->back);
-    kvf_kernels()->store_rows(encoder->rounded, codec->row_bytes, LANES, dim, (int)codec->layout->dtype, encoder->back);
-    kvf_kernels()->load_rows(encoder->back, encoder->rounded, codec->row_bytes, LANES, dim, (int)codec->layout->dtype);
-    kvf_kernels()->square_sums(error, encoder->back, encoder->x, dim);
+    kvf_kernels()->rounded_square_sums(error, encoder->back, encoder->x, dim, (int)codec->layout->dtype);
     for (uint32_t lane = 0; lane < LANES; lane++) {
         if (!(group->lanes >> lane & 1) || group->rows.kind[lane] > KVF_ROW_ALONE) continue;
         float allowed = bound * bound * group->norm[lane];

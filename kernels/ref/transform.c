@@ -144,6 +144,19 @@ static void square_sums(float *sums, const float *a, const float *b, unsigned di
     }
 }
 
+static void rounded_square_sums(float *sums, const float *a, const float *b, unsigned dim, int dtype) {
+    for (size_t lane = 0; lane < LANES; lane++) {
+        float sum = 0;
+        for (size_t i = lane; i < (size_t)dim * LANES; i += LANES) {
+            uint8_t stored[sizeof(float)];
+            store_one(stored, dtype, a[i]);
+            float d = load_one(stored, dtype) - b[i];
+            sum = fmaf(d, d, sum);
+        }
+        sums[lane] = sum;
+    }
+}
+
 void kvf__transform_fill_ref(kvf_kernels_t *table) {
     table->load_rows = load_rows;
     table->store_rows = store_rows;
@@ -151,4 +164,5 @@ void kvf__transform_fill_ref(kvf_kernels_t *table) {
     table->hadamard = hadamard;
     table->matrix = matrix;
     table->square_sums = square_sums;
+    table->rounded_square_sums = rounded_square_sums;
 }

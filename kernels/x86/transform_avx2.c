@@ -229,6 +229,30 @@ static void square_sums(float *sums, const float *a, const float *b, unsigned di
     _mm256_storeu_ps(sums + HALF, sum[1]);
 }
 
+INLINE void rounded_square_sums_of(float *sums, const float *a, const float *b, unsigned dim, int dtype) {
+    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t i = 0; i < (size_t)dim * LANES; i += LANES) UNROLL for (size_t h = 0; h < 2; h++) {
+            __m256 v = _mm256_loadu_ps(a + i + h * HALF);
+            if (dtype == KVF_VALUES_FP16)
+                v = _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+            if (dtype == KVF_VALUES_BF16)
+                v = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(to_bf16(v)), 16));
+            __m256 d = _mm256_sub_ps(v, _mm256_loadu_ps(b + i + h * HALF));
+            sum[h] = _mm256_fmadd_ps(d, d, sum[h]);
+        }
+    _mm256_storeu_ps(sums, sum[0]);
+    _mm256_storeu_ps(sums + HALF, sum[1]);
+}
+
+static void rounded_square_sums(float *sums, const float *a, const float *b, unsigned dim, int dtype) {
+    if (dtype == KVF_VALUES_BF16)
+        rounded_square_sums_of(sums, a, b, dim, KVF_VALUES_BF16);
+    else if (dtype == KVF_VALUES_FP16)
+        rounded_square_sums_of(sums, a, b, dim, KVF_VALUES_FP16);
+    else
+        rounded_square_sums_of(sums, a, b, dim, KVF_VALUES_FP32);
+}
+
 /* Every processor with AVX2 converts fp16 too, but a virtual one may hide that. */
 static int has_fp16(void) {
     unsigned a, b, c, d;
@@ -239,6 +263,7 @@ void kvf__transform_fill_avx2(kvf_kernels_t *table) {
     if (has_fp16()) {
         table->load_rows = load_rows;
         table->store_rows = store_rows;
+        table->rounded_square_sums = rounded_square_sums;
     }
     table->rotate = rotate;
     table->hadamard = hadamard;

@@ -195,6 +195,28 @@ static void square_sums(float *sums, const float *a, const float *b, unsigned di
     _mm512_storeu_ps(sums, sum);
 }
 
+INLINE void rounded_square_sums_of(float *sums, const float *a, const float *b, unsigned dim, int dtype) {
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t i = 0; i < (size_t)dim * LANES; i += LANES) {
+        __m512 v = _mm512_loadu_ps(a + i);
+        if (dtype == KVF_VALUES_FP16)
+            v = _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        if (dtype == KVF_VALUES_BF16) v = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(to_bf16(v)), 16));
+        __m512 d = _mm512_sub_ps(v, _mm512_loadu_ps(b + i));
+        sum = _mm512_fmadd_ps(d, d, sum);
+    }
+    _mm512_storeu_ps(sums, sum);
+}
+
+static void rounded_square_sums(float *sums, const float *a, const float *b, unsigned dim, int dtype) {
+    if (dtype == KVF_VALUES_BF16)
+        rounded_square_sums_of(sums, a, b, dim, KVF_VALUES_BF16);
+    else if (dtype == KVF_VALUES_FP16)
+        rounded_square_sums_of(sums, a, b, dim, KVF_VALUES_FP16);
+    else
+        rounded_square_sums_of(sums, a, b, dim, KVF_VALUES_FP32);
+}
+
 void kvf__transform_fill_avx512(kvf_kernels_t *table) {
     table->load_rows = load_rows;
     table->store_rows = store_rows;
@@ -202,4 +224,5 @@ void kvf__transform_fill_avx512(kvf_kernels_t *table) {
     table->hadamard = hadamard;
     table->matrix = matrix;
     table->square_sums = square_sums;
+    table->rounded_square_sums = rounded_square_sums;
 }

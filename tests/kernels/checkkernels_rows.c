@@ -142,6 +142,11 @@ static void check_sums(const kvf_kernels_t *table, unsigned dim) {
     table->square_sums(sums[0], a, from, dim);
     reference()->square_sums(sums[1], a, from, dim);
     compare(table, "square_sums", dim, sums[0], sums[1], LANES);
+    for (int dtype = KVF_VALUES_BF16; dtype <= KVF_VALUES_FP32; dtype++) {
+        table->rounded_square_sums(sums[0], a, b, dim, dtype);
+        reference()->rounded_square_sums(sums[1], a, b, dim, dtype);
+        compare(table, "rounded_square_sums", dim, sums[0], sums[1], LANES);
+    }
     for (int lane = 0; lane < LANES; lane++) {
         step[lane] = exp2f((float)((int)(check_draw() % 12) - 9));
         inverse[lane] = 1 / step[lane];
