@@ -61,27 +61,38 @@ static float scale_of(const baseline_state_t *state, uint32_t lane) {
     return largest == 0 || isfinite(1 / scale) ? scale : NAN;
 }
 
-static void pack(const baseline_state_t *state, uint32_t rows, uint8_t *to) {
+/* Numbers [count] become bytes, two in one if they have four bits. */
+static void pack(const baseline_state_t *state, const float *q, size_t count, uint8_t *to) {
     float limit = limit_of(state);
-    size_t at = 0;
-    if (state->bits == 4) memset(to, 0, payload_bytes(state, rows));
-    for (unsigned i = 0; i < state->dim; i++)
-        for (uint32_t l = 0; l < rows; l++, at++) {
-            float q = fminf(fmaxf(state->q[i * LANES + l], -limit), limit);
-            if (state->bits == 8)
-                to[at] = (uint8_t)(int8_t)q;
-            else
-                to[at / 2] |= (uint8_t)(((unsigned)(int)q & 15) << at % 2 * 4);
-        }
+    for (size_t i = 0; state->bits == 8 && i < count; i++) {
+        float value = q[i] < -limit ? -limit : q[i] > limit ? limit : q[i];
+        to[i] = (uint8_t)(int8_t)value;
+    }
+    for (size_t i = 0; state->bits == 4 && i < count; i += 2) {
+        float low = q[i], high = i + 1 < count ? q[i + 1] : 0;
+        low = low < -limit ? -limit : low > limit ? limit : low;
+        high = high < -limit ? -limit : high > limit ? limit : high;
+        to[i / 2] = (uint8_t)(((int)low & 15) | ((int)high & 15) << 4);
+    }
 }
 
-static void unpack(baseline_state_t *state, uint32_t rows, const uint8_t *from) {
-    size_t at = 0;
-    for (unsigned i = 0; i < state->dim; i++)
-        for (uint32_t l = 0; l < rows; l++, at++) {
-            int nibble = from[state->bits == 8 ? at : at / 2] >> (state->bits == 8 ? 0 : at % 2 * 4) & 15;
-            state->q[i * LANES + l] = (float)(state->bits == 8 ? (int)(int8_t)from[at] : nibble - (nibble & 8) * 2);
-        }
+static void unpack(const baseline_state_t *state, const uint8_t *from, size_t count, float *q) {
+    for (size_t i = 0; state->bits == 8 && i < count; i++) q[i] = (float)(int8_t)from[i];
+    for (size_t i = 0; state->bits == 4 && i < count; i += 2) {
+        q[i] = (float)((int8_t)(from[i / 2] << 4) >> 4);
+        if (i + 1 < count) q[i + 1] = (float)((int8_t)from[i / 2] >> 4);
+    }
+}
+
+/* Of a row group's lanes those that hold rows, next to each other, and back. */
+static void close_ranks(float *q, uint32_t rows, unsigned dim) {
+    for (unsigned i = 1; rows < LANES && i < dim; i++) memmove(q + i * rows, q + i * LANES, rows * sizeof(*q));
+}
+static void open_ranks(float *q, uint32_t rows, unsigned dim) {
+    for (unsigned i = dim; rows < LANES && i-- > 0;) {
+        memmove(q + i * LANES, q + i * rows, rows * sizeof(*q));
+        memset(q + i * LANES + rows, 0, (LANES - rows) * sizeof(*q));
+    }
 }
 
 /* Returns what was written. */
@@ -101,7 +112,8 @@ static size_t encode_group(baseline_state_t *state, const uint8_t *rows, uint32_
     }
     memcpy(to, scales, lanes * SCALE_BYTES);
     state->kernels->quantise(state->q, state->x, inverse, state->dim);
-    pack(state, lanes, to + lanes * SCALE_BYTES);
+    close_ranks(state->q, lanes, state->dim);
+    pack(state, state->q, (size_t)lanes * state->dim, to + lanes * SCALE_BYTES);
     return (size_t)(kept - to);
 }
 
@@ -112,7 +124,8 @@ static size_t decode_group(baseline_state_t *state, const uint8_t *from, uint32_
     const uint8_t *kept = from + lanes * SCALE_BYTES + payload_bytes(state, lanes);
     memcpy(scales, from, lanes * SCALE_BYTES);
     for (uint32_t l = 0; l < lanes; l++) steps[l] = scales[l] == NO_SCALE ? 0 : from_bf16(scales[l]);
-    unpack(state, lanes, from + lanes * SCALE_BYTES);
+    unpack(state, from + lanes * SCALE_BYTES, (size_t)lanes * state->dim, state->q);
+    open_ranks(state->q, lanes, state->dim);
     state->kernels->dequantise(state->x, state->q, steps, NULL, state->dim);
     state->kernels->store_rows(rows, state->stride, lanes, state->dim, state->dtype, state->x);
     for (uint32_t l = 0; l < lanes; l++)

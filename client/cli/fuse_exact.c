@@ -19,19 +19,6 @@ static kvf_status_t put(kvf_fuse_job_t *job, exact_state_t *state, uint64_t numb
     return status;
 }
 
-static void account(kvf_fuse_job_t *job, const exact_state_t *state, double seconds) {
-    kvf_fuse_result_t *result = &job->result;
-    kvf_pool_stats_t stats;
-    kvf_exact_pool_get_stats(state->pool, &stats);
-    result->bytes_basis = stats.bytes_basis;
-    result->bytes_index = stats.bytes_index;
-    result->bytes_held =
-        stats.bytes_units + stats.bytes_records + stats.bytes_staged + stats.bytes_index + stats.bytes_basis;
-    result->find_seconds = (double)stats.find_ns * 1e-9;
-    result->encode_seconds = result->find_seconds + (double)stats.encode_ns * 1e-9;
-    result->learn_seconds = seconds - result->encode_seconds;
-}
-
 static kvf_status_t encode(kvf_fuse_job_t *job, void **out) {
     exact_state_t *state = calloc(1, sizeof(*state));
     if (!state) return KVF_ERR_NO_MEMORY;
@@ -47,8 +34,11 @@ static kvf_status_t encode(kvf_fuse_job_t *job, void **out) {
     double start = kvf_cli_now();
     if (!status) status = kvf_exact_pool_flush(state->pool); /* a short file ends before the model was made */
     seconds += kvf_cli_now() - start;
-    if (!status) account(job, state, seconds);
-    return status;
+    if (status) return status;
+    kvf_pool_stats_t stats;
+    kvf_exact_pool_get_stats(state->pool, &stats);
+    kvf_fuse_account(job, &stats, seconds);
+    return KVF_OK;
 }
 
 static kvf_status_t decode(kvf_fuse_job_t *job, void *out, uint64_t number) {

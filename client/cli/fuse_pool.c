@@ -1,6 +1,5 @@
 /* fuse_pool.c - blocks in a pool, as the daemon holds them: units, references, residuals under a bound a row. */
 #include "client/cli/fuse_rates.h"
-#include "fusion/pool/pool.h"
 
 #include <string.h>
 
@@ -34,16 +33,14 @@ static kvf_status_t put(kvf_fuse_job_t *job, pool_state_t *state, uint64_t numbe
     return status;
 }
 
-static void account(kvf_fuse_job_t *job, const pool_state_t *state, double seconds) {
+void kvf_fuse_account(kvf_fuse_job_t *job, const kvf_pool_stats_t *stats, double seconds) {
     kvf_fuse_result_t *result = &job->result;
-    kvf_pool_stats_t stats;
-    kvf_pool_get_stats(state->pool, &stats);
-    result->bytes_basis = stats.bytes_basis;
-    result->bytes_index = stats.bytes_index;
+    result->bytes_basis = stats->bytes_basis;
+    result->bytes_index = stats->bytes_index;
     result->bytes_held =
-        stats.bytes_units + stats.bytes_records + stats.bytes_staged + stats.bytes_index + stats.bytes_basis;
-    result->find_seconds = (double)stats.find_ns * 1e-9;
-    result->encode_seconds = result->find_seconds + (double)stats.encode_ns * 1e-9;
+        stats->bytes_units + stats->bytes_records + stats->bytes_staged + stats->bytes_index + stats->bytes_basis;
+    result->find_seconds = (double)stats->find_ns * 1e-9;
+    result->encode_seconds = result->find_seconds + (double)stats->encode_ns * 1e-9;
     result->learn_seconds = seconds - result->encode_seconds;
 }
 
@@ -94,8 +91,11 @@ static kvf_status_t encode(kvf_fuse_job_t *job, void **out) {
     double start = kvf_cli_now();
     if (!status) status = kvf_pool_flush(state->pool); /* a short file ends before the basis was made */
     seconds += kvf_cli_now() - start;
-    if (!status) account(job, state, seconds);
-    return status;
+    if (status) return status;
+    kvf_pool_stats_t stats;
+    kvf_pool_get_stats(state->pool, &stats);
+    kvf_fuse_account(job, &stats, seconds);
+    return KVF_OK;
 }
 
 static kvf_status_t decode(kvf_fuse_job_t *job, void *out, uint64_t number) {
