@@ -20,9 +20,9 @@ INLINE __m512i code_step(uint8_t **end, __m512i x, const steps_t *s, __mmask16 l
     __m512i above = _mm512_srlv_epi32(x, _mm512_sub_epi32(_mm512_set1_epi32(32), s->bits));
     __mmask16 gives = _mm512_mask_cmpge_epu32_mask(lanes, above, s->freq);
     __m512i kept = give_words(end, x, gives), quotient = quotients(kept, s->freq);
-    __m512i rest = _mm512_sub_epi32(kept, _mm512_mullo_epi32(quotient, s->freq));
-    __m512i next = _mm512_add_epi32(_mm512_sllv_epi32(quotient, s->bits), _mm512_add_epi32(rest, s->start));
-    return _mm512_mask_mov_epi32(x, lanes, next);
+    __m512i apart = _mm512_sub_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(1), s->bits), s->freq);
+    __m512i more = _mm512_mullo_epi32(quotient, apart); /* quotient << bits, and the rest is kept − quotient × freq */
+    return _mm512_mask_add_epi32(x, lanes, _mm512_add_epi32(kept, s->start), more);
 }
 
 /* How many of 16 ops, from the last one back, lie in one set in rising order of lanes. */
@@ -50,6 +50,7 @@ static uint8_t *rans_encode_ops(uint32_t *states, uint32_t sets, const kvf_rans_
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1)), short_mask = _mm512_set1_epi32(0xffff);
     const unsigned state_mask = sets * LANES - 1;
+    __m512i even_x = _mm512_loadu_si512(states), odd_x = sets == 2 ? _mm512_loadu_si512(states + LANES) : even_x;
     while (num_ops >= LANES) {
         __m512i low = _mm512_loadu_si512(ops + num_ops - LANES), high = _mm512_loadu_si512(ops + num_ops - LANES / 2);
         __m512i code = _mm512_permutex2var_epi32(low, even, high), where = _mm512_permutex2var_epi32(low, odd, high);
@@ -63,10 +64,14 @@ static uint8_t *rans_encode_ops(uint32_t *states, uint32_t sets, const kvf_rans_
             lanes = spread(&copy, state, run);
             s = copy;
         }
-        uint32_t *x = states + (ops[num_ops - 1].state & state_mask & ~(LANES - 1u));
-        _mm512_storeu_si512(x, code_step(&end, _mm512_loadu_si512(x), &s, lanes));
+        if (ops[num_ops - 1].state & state_mask & LANES)
+            odd_x = code_step(&end, odd_x, &s, lanes);
+        else
+            even_x = code_step(&end, even_x, &s, lanes);
         num_ops -= run;
     }
+    _mm512_storeu_si512(states, even_x);
+    if (sets == 2) _mm512_storeu_si512(states + LANES, odd_x);
     return code_scalar(states, sets, ops, num_ops, end);
 }
 
