@@ -15,8 +15,9 @@ enum {
     UNIT_SHARE = 24, /* a block all of whose tokens refer makes a unit if one row in so many stands alone */
 };
 
-/* The check is in float: its own rounding, about dim × 2^-24, must not let a row pass. */
-static const float SAFETY = 0.99995f;
+/* The check is in float: error and norm, sums of dim terms that are not negative, are each off by dim × 2^-24 at most (Higham, Accuracy and
+ * Stability of Numerical Algorithms, 2002, §3.1), and a few roundings come on top. That must not let a row pass. */
+static float safety_of(uint32_t dim) { return fminf(0.99995f, 1 - (float)(2 * dim + 8) * 0x1p-24f); }
 
 struct kvf_block_encoder {
     const kvf_codec_t *codec;
@@ -210,7 +211,7 @@ static uint32_t check_group(encoding_t *one, group_t *group) {
     for (uint32_t lane = 0; lane < LANES; lane++) {
         if (!(group->lanes >> lane & 1) || group->rows.kind[lane] > KVF_ROW_ALONE) continue;
         float allowed = bound * bound * group->norm[lane];
-        if (!(error[lane] <= allowed * SAFETY))
+        if (!(error[lane] <= allowed * safety_of(dim)))
             broken |= 1u << lane;
         else if (error[lane] > one->worst * allowed)
             one->worst = error[lane] / allowed;

@@ -1,5 +1,6 @@
 /* test_coder_laws.c - the laws of the joint encoding, over data that were made to break them. */
 #include "coder_data.h"
+#include "fusion/basis_image.h"
 #include "fusion/coder/block.h"
 
 #include <criterion/criterion.h>
@@ -17,16 +18,20 @@ typedef struct rig {
     float bound;
 } rig_t;
 
-static rig_t rig_create(const kvf_layout_t *layout, float bound) {
+/* Takes the reference to the basis. */
+static rig_t rig_create_with(const kvf_layout_t *layout, float bound, kvf_basis_t *basis) {
     rig_t rig = {.bound = bound};
     float bounds[16];
     for (int i = 0; i < 16; i++) bounds[i] = bound;
-    kvf_basis_t *basis = kvf_basis_create_hadamard(layout, 1);
     cr_assert_eq(kvf_codec_create(layout, basis, bounds, &rig.codec), KVF_OK);
     kvf_basis_unref(basis);
     cr_assert_eq(kvf_block_encoder_create(rig.codec, &rig.encoder), KVF_OK);
     cr_assert_eq(kvf_block_decoder_create(rig.codec, &rig.decoder), KVF_OK);
     return rig;
+}
+
+static rig_t rig_create(const kvf_layout_t *layout, float bound) {
+    return rig_create_with(layout, bound, kvf_basis_create_hadamard(layout, 1));
 }
 
 static void rig_forget_units(rig_t *rig) {
@@ -327,4 +332,64 @@ Test(coder_laws, a_bound_finer_than_the_dtype_keeps_rows_to_the_bit) {
         data_destroy(&x);
         rig_destroy(&rig);
     }
+}
+
+/* ---- sums in float ---- */
+
+/* A KLT basis that only turns signs: what happens to a component stays there. */
+static kvf_basis_t *make_signs(const kvf_layout_t *layout) {
+    kvf__basis_image_t image = {.kind = KVF_BASIS_KLT, .has_scales = true, .version = 1, .rows = 1};
+    kvf_basis_t *basis = NULL;
+    kvf__basis_image_measure(&image, layout);
+    uint8_t *bytes = calloc(1, image.bytes);
+    kvf__basis_image_seal(&image, layout, bytes);
+    cr_assert_eq(kvf_basis_parse(bytes, image.bytes, layout, &basis, NULL, 0), KVF_OK);
+    free(bytes);
+    return basis;
+}
+
+static double square_sum(const float *v, uint32_t dim) {
+    double sum = 0;
+    for (uint32_t i = 0; i < dim; i++) sum += (double)v[i] * (double)v[i];
+    return sum;
+}
+
+/* Moves a row off its unit's by an error whose first square is just above 1 and whose others are each just below half of a last
+ * place of that: summed in float, they are lost. All in all the error is `over` of what the bound allows. */
+static void move_off(float *row, uint32_t dim, double bound, double over) {
+    float unit[1024], first = row[0];
+    memcpy(unit, row, dim * sizeof(float));
+    for (uint32_t i = 1; i < dim; i++) row[i] += row[i] > 0 ? 2.36e-4f : -2.36e-4f;
+    for (int round = 0; round < 60; round++) {
+        double rest = 0;
+        for (uint32_t i = 1; i < dim; i++) rest += pow((double)row[i] - (double)unit[i], 2);
+        row[0] = first + (float)sqrt(bound * bound * square_sum(row, dim) * over - rest);
+    }
+}
+
+Test(coder_laws, errors_that_a_float_sum_loses_are_allowed_for) {
+    enum { WIDE = 1024 };
+    kvf_layout_t layout = data_layout(1, 1, 1, WIDE, TOKENS, KVF_FP32, KVF_ROPE_NONE, 0, NULL);
+    rig_t rig = rig_create_with(&layout, 0.25f, make_signs(&layout));
+    block_data_t x = data_create(&layout, TOKENS);
+    kvf_block_out_t out;
+    uint32_t moved = 0;
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        fill_floats(&x, seed, 4.02f);
+        roundtrip(&rig, &x, NULL, 0);
+        cr_assert_eq(encode(&rig, &x, &ALL_OF_FIRST, 1, &out), KVF_OK); /* as the unit decodes, if it predicts all */
+        cr_assert_eq(kvf_block_decode(rig.decoder, out.record, out.record_bytes, find, &rig, 0, 1, x.writable), KVF_OK);
+        for (uint32_t t = 0; t < TOKENS; t++) {
+            float *row = (float *)(void *)data_row(&x, 0, t);
+            double allowed = 0.25 * sqrt(square_sum(row, WIDE));
+            if (allowed < 1.001 || allowed > 1.05) continue;
+            move_off(row, WIDE, 0.25, 1 + 1e-6 * (1 + t % 8));
+            moved++;
+        }
+        roundtrip(&rig, &x, &ALL_OF_FIRST, 1);
+        rig_forget_units(&rig);
+    }
+    cr_assert_gt(moved, 20u);
+    data_destroy(&x);
+    rig_destroy(&rig);
 }
