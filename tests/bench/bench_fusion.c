@@ -2,7 +2,7 @@
  *
  *   bench_fusion [--seconds S] [--file KV.safetensors]
  *
- * For head dims 64 and 128 (or a file's), with the Hadamard and with a calibrated basis, ε 0.05: GB/s of engine bytes, medians
+ * For head dims 64 and 128 (or a file's), with the Hadamard and with calibrated bases, ε 0.05: GB/s of engine bytes, medians
  * of rounds, to the thread's processor time and to wall time; the ratio to a memcpy of the same bytes in the same round; then each
  * stage's share. No candidates are searched: near blocks refer to a unit that is given. Prints markdown. */
 #include "tests/bench/bench_fusion.h"
@@ -208,17 +208,19 @@ static void run(const bench_data_t *data, kvf_basis_t *basis, const char *name, 
 }
 
 static void run_data(bench_data_t data, double seconds) {
-    kvf_basis_t *bases[] = {kvf_basis_create_hadamard(&data.layout, 1), bench_calibrate(&data)};
+    static const char *const names[] = {"Hadamard", "calibrated", "calibrated, expecting rows from others,"};
+    kvf_basis_t *bases[] = {kvf_basis_create_hadamard(&data.layout, 1), bench_calibrate(&data, KVF_BASIS_KLT),
+                            bench_calibrate(&data, KVF_BASIS_CROSS)};
     bench_check(bases[0], "no memory");
-    run(&data, bases[0], "Hadamard", seconds / 2);
-    run(&data, bases[1], "calibrated", seconds / 2);
-    kvf_basis_unref(bases[0]);
-    kvf_basis_unref(bases[1]);
+    for (int i = 0; i < 3; i++) {
+        run(&data, bases[i], names[i], seconds / 3);
+        kvf_basis_unref(bases[i]);
+    }
     bench_data_free(&data);
 }
 
 int main(int argc, char **argv) {
-    double seconds = 8; /* and two for data and stages */
+    double seconds = 7; /* and some for data, bases and stages */
     const char *path = NULL;
     for (int i = 1; i < argc; i += 2) {
         bench_check(i + 1 < argc, "usage: bench_fusion [--seconds S] [--file KV.safetensors]");

@@ -25,7 +25,7 @@ void bench_data_free(bench_data_t *data);
 static inline uint64_t bench_position(size_t block) { return block * BENCH_TOKENS; }
 
 /* A basis calibrated from the first blocks, of 1024 rows a head at most. One reference is the caller's. */
-kvf_basis_t *bench_calibrate(const bench_data_t *data);
+kvf_basis_t *bench_calibrate(const bench_data_t *data, kvf_basis_kind_t kind);
 
 /* Seconds of this thread's processor time: others may share the core. */
 double bench_now(void);

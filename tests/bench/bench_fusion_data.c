@@ -194,26 +194,36 @@ void bench_data_free(bench_data_t *data) {
 typedef struct calibrator {
     maker_t maker;
     kvf_calibration_t *calibration;
+    float *layer; /* [plane, head, dim, 16] */
 } calibrator_t;
 
 static void calibrate_group(const bench_data_t *data, size_t at, size_t block, uint32_t layer, uint32_t plane,
                             uint32_t head, void *arg) {
     calibrator_t *calibrator = arg;
+    const kvf_layout_t *layout = &data->layout;
+    size_t floats = (size_t)layout->head_dim * LANES;
     float *z = calibrator->maker.z;
+    (void)block;
     kvf_kernels()->load_rows(z, data->own + at, stride_of(data), BENCH_TOKENS, data->layout.head_dim,
                              (int)data->layout.dtype);
     turn(&calibrator->maker, layer, plane, bench_position(block), true);
-    kvf_calibration_add(calibrator->calibration, layer, plane, head, z, BENCH_TOKENS);
+    memcpy(calibrator->layer + (plane * layout->kv_heads + head) * floats, z, floats * sizeof(float));
+    if (plane + 1 == layout->planes && head + 1 == layout->kv_heads)
+        bench_check(kvf_calibration_add_layer(calibrator->calibration, layer, calibrator->layer, BENCH_TOKENS),
+                    "no memory");
 }
 
-kvf_basis_t *bench_calibrate(const bench_data_t *data) {
-    calibrator_t calibrator = {maker_create(&data->layout), kvf_calibration_create(&data->layout)};
+kvf_basis_t *bench_calibrate(const bench_data_t *data, kvf_basis_kind_t kind) {
+    const kvf_layout_t *layout = &data->layout;
+    calibrator_t calibrator = {maker_create(layout), kvf_calibration_create(layout), NULL};
     kvf_basis_t *basis;
-    bench_check(calibrator.calibration, "no memory");
+    calibrator.layer = malloc((size_t)layout->planes * layout->kv_heads * layout->head_dim * LANES * sizeof(float));
+    bench_check(calibrator.calibration && calibrator.layer, "no memory");
     size_t num_blocks = data->num_blocks < CALIBRATION_BLOCKS ? data->num_blocks : CALIBRATION_BLOCKS;
     visit_groups(data, num_blocks, calibrate_group, &calibrator);
-    bench_check(!kvf_calibration_finish(calibrator.calibration, KVF_BASIS_KLT, 1, &basis), "no basis");
+    bench_check(!kvf_calibration_finish(calibrator.calibration, kind, 1, &basis), "no basis");
     kvf_calibration_destroy(calibrator.calibration);
     maker_free(&calibrator.maker);
+    free(calibrator.layer);
     return basis;
 }
