@@ -157,9 +157,14 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
             argp_error(state, "--block-tokens is 1 to %d, not '%s'", KVF_BLOCK_TOKENS_MAX, argument);
         return 0;
     case 'b':
-        options->hadamard = !strcmp(argument, "hadamard");
-        if (!options->hadamard && strcmp(argument, "klt") != 0)
-            argp_error(state, "--basis is klt or hadamard, not '%s'", argument);
+        if (!strcmp(argument, "klt"))
+            options->basis = KVF_POOL_BASIS_CALIBRATED;
+        else if (!strcmp(argument, "cross"))
+            options->basis = KVF_POOL_BASIS_CROSS;
+        else if (!strcmp(argument, "hadamard"))
+            options->basis = KVF_POOL_BASIS_HADAMARD;
+        else
+            argp_error(state, "--basis is klt, cross or hadamard, not '%s'", argument);
         return 0;
     case ARGP_KEY_ARG:
         if (options->path) argp_error(state, "one file at a time");
@@ -183,7 +188,11 @@ int kvf_command_fuse(int argc, char **argv) {
         {"table", 't', "FILE", 0, "Of bff, cff, ff, guarded: JSON file that the fused block table goes to", 0},
         {"block-tokens", 'T', "N", 0, "Tokens a block (16)", 0},
         {"block", 0, NULL, OPTION_ALIAS, NULL, 0},
-        {"basis", 'b', "NAME", 0, "klt, calibrated from the file's first 1024 tokens (default), or hadamard", 0},
+        {"basis", 'b', "NAME", 0,
+         "klt, calibrated from the file's first 1024 tokens (default); cross, which also expects V from K and heads "
+         "from each other "
+         "(denser, slower, a larger basis); or hadamard",
+         0},
         {"no-tokens", 'n', NULL, 0, "Look for similar blocks without the file's token ids", 0},
         {"json", 'j', NULL, 0, "Print one JSON object", 0},
         KVF_CLI_SHORT_HELP,

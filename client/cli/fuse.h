@@ -46,7 +46,8 @@ bool kvf_fuse_policy_parse(const char *text, kvf_fuse_policy_t *policy, char *wh
 typedef struct kvf_fuse_options {
     const char *path, *policy, *out, *table; /* out, table: NULL for none */
     uint64_t block_tokens;
-    bool json, no_tokens, hadamard;
+    kvf_pool_basis_t basis;
+    bool json, no_tokens;
 } kvf_fuse_options_t;
 
 typedef struct kvf_fuse_errors {

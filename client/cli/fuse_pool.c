@@ -44,7 +44,7 @@ void kvf_fuse_account(kvf_fuse_job_t *job, const kvf_pool_stats_t *stats, double
     result->learn_seconds = seconds - result->encode_seconds;
 }
 
-/* Sets the bounds by the policy, and what theory says of the bytes. */
+/* Sets the bounds by the policy, and what theory says of the bytes: it knows nothing of CROSS, which takes fewer. */
 static kvf_status_t choose_bounds(kvf_fuse_job_t *job, float *bounds) {
     const kvf_fuse_policy_t *policy = &job->policy;
     kvf_fuse_result_t *result = &job->result;
@@ -59,6 +59,7 @@ static kvf_status_t choose_bounds(kvf_fuse_job_t *job, float *bounds) {
                                 KVF_FUSE_BOUND_MAX);
     if (!status) status = kvf_fuse_rates_predict(rates, bounds, &result->predicted_held);
     result->predicted_in = (double)result->bytes_in;
+    if (job->options->basis == KVF_POOL_BASIS_CROSS) result->predicted_held = 0;
     kvf_fuse_rates_destroy(rates);
     return status;
 }
@@ -71,10 +72,7 @@ static kvf_status_t make_pool(kvf_fuse_job_t *job, pool_state_t *state) {
     kvf_status_t status = choose_bounds(job, state->bounds);
     if (status) return status;
     job->bounds = state->bounds;
-    kvf_pool_options_t options = {.layout = &job->info->layout,
-                                  .bounds = state->bounds,
-                                  .basis =
-                                      job->options->hadamard ? KVF_POOL_BASIS_HADAMARD : KVF_POOL_BASIS_CALIBRATED};
+    kvf_pool_options_t options = {.layout = &job->info->layout, .bounds = state->bounds, .basis = job->options->basis};
     return kvf_pool_create(&options, &state->pool);
 }
 

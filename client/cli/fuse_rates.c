@@ -72,7 +72,7 @@ static void take_for_basis(measure_t *m, void *arg, uint32_t index, uint32_t hea
 /* The basis that the pool will make, or nearly. */
 static kvf_status_t make_basis(measure_t *m) {
     const kvf_layout_t *layout = &m->job->info->layout;
-    if (m->job->options->hadamard) {
+    if (m->job->options->basis == KVF_POOL_BASIS_HADAMARD) {
         m->basis = kvf_basis_create_hadamard(layout, 1);
         return m->basis ? KVF_OK : KVF_ERR_NO_MEMORY;
     }

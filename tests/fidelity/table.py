@@ -12,7 +12,8 @@ import tempfile
 import kv_model
 
 POLICIES = [["exact"], ["error 0.02"], ["error 0.05"], ["error 0.1"], ["error 0.05", "--no-tokens"],
-            ["error 0.05", "--basis", "hadamard"], ["ratio 8"], ["int8"], ["int4"],
+            ["error 0.05", "--basis", "hadamard"],
+            ["error 0.02", "--basis", "cross"], ["error 0.05", "--basis", "cross"], ["ratio 8"], ["int8"], ["int4"],
             *[[f"{seed} {threshold}"] for seed in ("bff", "cff", "guarded") for threshold in (0.7, 0.8, 0.9)]]
 
 

@@ -62,6 +62,7 @@ fuses 'error 0.02'
 holds "$(value ratio) > 3 && $wide > 1.5 * $(value ratio)"
 holds "$(value ratio_without_basis) > $(value ratio)"
 fuses 'error 0.05' --no-tokens --basis hadamard --block 12
+fuses 'error 0.05' --basis cross
 holds "$(value max_row_error) <= 0.0500005 && $(value ratio) > 3"
 fuses 'error V=0.1,K=0.02'
 holds "$(value max_row_error_k) <= 0.0200002 && $(value max_row_error_v) > 0.09 && $(value max_row_error_v) <= 0.100001"
@@ -114,7 +115,7 @@ says 1 'No such file' "$kvfuse" fuse "$sample" --policy 'bff 0.8' --table "$work
 says 2 'takes nothing behind it' "$kvfuse" fuse "$sample" --policy 'int8 4'
 says 2 'which --policy' "$kvfuse" fuse "$sample"
 says 2 'which file' "$kvfuse" fuse --policy int8
-says 2 'basis is klt or hadamard' "$kvfuse" fuse "$sample" --policy 'error 0.1' --basis dct
+says 2 'basis is klt, cross or hadamard' "$kvfuse" fuse "$sample" --policy 'error 0.1' --basis dct
 says 2 'unrecognized option' "$kvfuse" fuse --nonsense
 says 0 'Usage' "$kvfuse" fuse --help
 says 0 'Usage' "$kvfuse" fuse -h
