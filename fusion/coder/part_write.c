@@ -271,7 +271,7 @@ void kvf_part_writer_put(kvf_part_writer_t *writer, const kvf_part_plane_t *plan
         for (uint32_t group = 0; group < plane->groups; group++) put_group(writer, plane, &head, hints, h, group);
     writer->next_plane++;
     bool is_layer = writer->next_plane % shape->planes == 0;
-    bool is_full = writer->cost / 8 / KVF_COST_ONE_BIT >= KVF_PART_STREAM_TARGET;
+    bool is_full = writer->cost / 8 / KVF_COST_ONE_BIT + writer->raw.used >= KVF_PART_STREAM_TARGET;
     if (writer->next_plane == planes || (is_layer && is_full)) close_group(writer);
 }
 

@@ -31,16 +31,26 @@ static int first_step(float budget, unsigned dim) {
     return kvf__clamp_step((int)floorf(e));
 }
 
+/* e of a step at which every component of a row of that energy rounds to 0: no larger one is of use. */
+static int last_step(float energy) {
+    float e = 0.5f * log2f(energy) * KVF_STEP_OCTAVE + KVF_STEP_OCTAVE + 1;
+    return e > -KVF_STEP_MAX && e < KVF_STEP_MAX ? (int)e : KVF_STEP_MAX;
+}
+
 /* The largest e of each lane whose error is within the budget, from `guess` steps above the first one on. Lanes that hold at no
  * step get INT_MIN. */
 static void search(const kvf_rows_t *rows, const float *v, uint32_t lanes, int *guess, int *best) {
-    int e[LANES] = {0}, first[LANES] = {0}, failed[LANES], sum = 0, count = 0;
+    int e[LANES] = {0}, first[LANES] = {0}, last[LANES] = {0}, failed[LANES], sum = 0, count = 0;
+    float energy[LANES];
+    kvf_kernels()->square_sums(energy, v, NULL, rows->dim);
     for (int lane = 0; lane < LANES; lane++) {
         best[lane] = INT_MIN;
         failed[lane] = INT_MAX;
         if (!(lanes >> lane & 1)) continue;
         first[lane] = first_step(rows->budget[lane], rows->dim);
+        last[lane] = last_step(energy[lane]);
         e[lane] = kvf__clamp_step(first[lane] + *guess);
+        if (e[lane] > last[lane]) e[lane] = last[lane];
     }
     uint32_t active = lanes;
     for (int round = 0; active && round < SEARCH_MAX; round++) {
@@ -55,7 +65,7 @@ static void search(const kvf_rows_t *rows, const float *v, uint32_t lanes, int *
             else
                 failed[lane] = e[lane];
             int next = holds ? e[lane] + 1 : e[lane] - 1;
-            if (next == best[lane] || next == failed[lane] || next > KVF_STEP_MAX || next < -KVF_STEP_MAX)
+            if (next == best[lane] || next == failed[lane] || next > last[lane] || next < -KVF_STEP_MAX)
                 active &= ~(1u << lane);
             else
                 e[lane] = next;
@@ -172,16 +182,16 @@ void kvf_rows_choose(kvf_rows_t *rows) {
     quantise(rows);
 }
 
-void kvf_rows_refine(kvf_rows_t *rows, uint32_t lanes) {
+void kvf_rows_refine(kvf_rows_t *rows, uint32_t lanes, int by) {
     for (int lane = 0; lane < LANES; lane++) {
         if (!(lanes >> lane & 1)) continue;
         if (rows->kind[lane] == KVF_ROW_SAME) {
             rows->kind[lane] = KVF_ROW_REFERS;
             rows->step[lane] = first_step(rows->budget[lane], rows->dim);
-        } else if (rows->step[lane] <= -KVF_STEP_MAX)
+        } else if (rows->step[lane] - by < -KVF_STEP_MAX)
             rows->kind[lane] = KVF_ROW_RAW;
         else
-            rows->step[lane]--;
+            rows->step[lane] -= by;
     }
     quantise(rows);
 }

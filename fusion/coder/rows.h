@@ -30,8 +30,8 @@ typedef struct kvf_rows {
 
 /* Chooses kind, step, level and q of the lanes of `lanes`. A row that cannot be quantised becomes RAW. */
 void kvf_rows_choose(kvf_rows_t *rows);
-/* Makes the rows of `lanes` finer by one step (SAME becomes REFERS). */
-void kvf_rows_refine(kvf_rows_t *rows, uint32_t lanes);
+/* Makes the rows of `lanes` finer by `by` steps (SAME becomes REFERS). */
+void kvf_rows_refine(kvf_rows_t *rows, uint32_t lanes, int by);
 /* The rows of `lanes` become RAW. */
 void kvf_rows_keep_raw(kvf_rows_t *rows, uint32_t lanes);
 

@@ -57,6 +57,10 @@ static kvf_status_t calibrate(kvf_pool_t *pool, kvf_basis_t **basis) {
         kvf__angles_free(&angles);
         kvf_basis_kind_t kind = pool->options.basis == KVF_POOL_BASIS_CROSS ? KVF_BASIS_CROSS : KVF_BASIS_KLT;
         if (!status) status = kvf_calibration_finish(calibration, kind, FIRST_VERSION, basis);
+        if (status == KVF_ERR_INTERNAL) { /* no eigenvalues: better another basis than none for ever */
+            *basis = kvf_basis_create_hadamard(pool->layout, FIRST_VERSION);
+            status = *basis ? KVF_OK : KVF_ERR_NO_MEMORY;
+        }
     }
     free(z);
     kvf_calibration_destroy(calibration);
