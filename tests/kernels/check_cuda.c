@@ -1,6 +1,7 @@
 /* check_cuda.c - what a GPU computes against the reference in C, on random and edge inputs.
  *
- *   check_cuda         compares; exit 1 and a line for each difference, 77 where there is nothing to compare
+ *   check_cuda                     compares; exit 1 and a line for each difference, 77 where there is nothing to compare
+ *   check_cuda --bench [GROUPS]    that, then rates on 65536 row groups
  *
  * Linked with tests/kernels/cuda_emulated/, the same kernels run on the processor. */
 #include "tests/kernels/check_cuda.h"
@@ -120,7 +121,7 @@ static void check_errors(void) {
     check_ok(check_table->wait(check_cuda), "wait");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     check_table = kvf_cuda_kernels();
     kvf_cuda_status_t status = check_table ? check_table->open(0, &check_cuda) : KVF_CUDA_NO_GPU;
     if (status == KVF_CUDA_NO_GPU) {
@@ -137,6 +138,7 @@ int main(void) {
     check_cuda_rans();
     check_cuda_parts();
     check_cuda_cosines();
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) bench_cuda(argc > 2 ? strtoul(argv[2], NULL, 10) : 65536);
     check_table->close(check_cuda);
     printf("%u differences\n", failures);
     return failures ? 1 : 0;

@@ -36,4 +36,7 @@ void check_cuda_rans(void);
 void check_cuda_parts(void);
 void check_cuda_cosines(void);
 
+/* Rates, of about so many row groups. */
+void bench_cuda(size_t groups);
+
 #endif
