@@ -39,7 +39,7 @@ static kvf_status_t write_block(kvf_fuse_job_t *job, kvf_kvfile_output_t *output
 
 static const kvf_fuse_method_t *method_of(const kvf_fuse_policy_t *policy) {
     switch (policy->kind) {
-    case KVF_FUSE_EXACT: return &kvf_fuse_exact;
+    case KVF_FUSE_EXACT:
     case KVF_FUSE_ERROR:
     case KVF_FUSE_RATIO: return &kvf_fuse_pool;
     case KVF_FUSE_INT8:

@@ -99,15 +99,12 @@ typedef struct kvf_fuse_method {
     void (*destroy)(void *state);
 } kvf_fuse_method_t;
 
-extern const kvf_fuse_method_t kvf_fuse_baseline, kvf_fuse_exact, kvf_fuse_pool, kvf_fuse_seed;
+extern const kvf_fuse_method_t kvf_fuse_baseline, kvf_fuse_pool, kvf_fuse_seed;
 
 /* Block `number` < num_blocks. */
 kvf_fuse_block_t kvf_fuse_block_at(const kvf_fuse_job_t *job, uint64_t number);
 /* Copies a block into job->planes, so that what is timed next touches warm memory and no page of the file. */
 kvf_status_t kvf_fuse_read(kvf_fuse_job_t *job, uint64_t number) KVF_MUST_CHECK;
-
-/* What a pool says of itself, after puts that took `seconds`, into the result. */
-void kvf_fuse_account(kvf_fuse_job_t *job, const kvf_pool_stats_t *stats, double seconds);
 
 /* ---- verification and report ---- */
 

@@ -1,11 +1,11 @@
-/* fuse_pool.c - blocks in a pool, as the daemon holds them: units, references, residuals under a bound a row. */
+/* fuse_pool.c - blocks in a pool: exact, or units, references and residuals under a bound a row. */
 #include "client/cli/fuse_rates.h"
 
 #include <string.h>
 
 typedef struct pool_state {
     kvf_pool_t *pool;
-    float *bounds;             /* [layer, plane]; the job borrows them */
+    float *bounds;             /* [layer, plane]; the job borrows them. NULL: exact */
     kvf_pool_block_t *handles; /* [blocks] */
     uint32_t *token_ids;       /* [block_tokens] */
 } pool_state_t;
@@ -33,19 +33,24 @@ static kvf_status_t put(kvf_fuse_job_t *job, pool_state_t *state, uint64_t numbe
     return status;
 }
 
-void kvf_fuse_account(kvf_fuse_job_t *job, const kvf_pool_stats_t *stats, double seconds) {
+/* What the pool says of itself, after puts that took `seconds`, into the result. */
+static void account(kvf_fuse_job_t *job, const pool_state_t *state, double seconds) {
     kvf_fuse_result_t *result = &job->result;
-    result->bytes_basis = stats->bytes_basis;
-    result->bytes_index = stats->bytes_index;
+    kvf_pool_stats_t stats;
+    kvf_pool_get_stats(state->pool, &stats);
+    result->bytes_basis = stats.bytes_basis;
+    result->bytes_index = stats.bytes_index;
     result->bytes_held =
-        stats->bytes_units + stats->bytes_records + stats->bytes_staged + stats->bytes_index + stats->bytes_basis;
-    result->find_seconds = (double)stats->find_ns * 1e-9;
-    result->encode_seconds = result->find_seconds + (double)stats->encode_ns * 1e-9;
+        stats.bytes_units + stats.bytes_records + stats.bytes_staged + stats.bytes_index + stats.bytes_basis;
+    result->find_seconds = (double)stats.find_ns * 1e-9;
+    result->encode_seconds = result->find_seconds + (double)stats.encode_ns * 1e-9;
     result->learn_seconds = seconds - result->encode_seconds;
 }
 
-/* Sets the bounds by the policy, and what theory says of the bytes: it knows nothing of CROSS, which takes fewer. */
-static kvf_status_t choose_bounds(kvf_fuse_job_t *job, float *bounds) {
+/* Sets the job's bounds by the policy, and what theory says of the bytes: it knows nothing of CROSS, which takes fewer. */
+static kvf_status_t choose_bounds(kvf_fuse_job_t *job, pool_state_t *state) {
+    float *bounds = job->bounds = state->bounds = malloc(job->num_planes * sizeof(*bounds));
+    if (!bounds) return KVF_ERR_NO_MEMORY;
     const kvf_fuse_policy_t *policy = &job->policy;
     kvf_fuse_result_t *result = &job->result;
     kvf_fuse_rates_t *rates;
@@ -65,13 +70,11 @@ static kvf_status_t choose_bounds(kvf_fuse_job_t *job, float *bounds) {
 }
 
 static kvf_status_t make_pool(kvf_fuse_job_t *job, pool_state_t *state) {
-    state->bounds = malloc(job->num_planes * sizeof(*state->bounds));
     state->handles = calloc(job->num_blocks, sizeof(*state->handles));
     state->token_ids = malloc(job->info->layout.block_tokens * sizeof(*state->token_ids));
-    if (!state->bounds || !state->handles || !state->token_ids) return KVF_ERR_NO_MEMORY;
-    kvf_status_t status = choose_bounds(job, state->bounds);
+    if (!state->handles || !state->token_ids) return KVF_ERR_NO_MEMORY;
+    kvf_status_t status = job->policy.kind == KVF_FUSE_EXACT ? KVF_OK : choose_bounds(job, state);
     if (status) return status;
-    job->bounds = state->bounds;
     kvf_pool_options_t options = {.layout = &job->info->layout, .bounds = state->bounds, .basis = job->options->basis};
     return kvf_pool_create(&options, &state->pool);
 }
@@ -87,13 +90,10 @@ static kvf_status_t encode(kvf_fuse_job_t *job, void **out) {
         kvf_bar_advance(&job->bar, 1, 0);
     }
     double start = kvf_cli_now();
-    if (!status) status = kvf_pool_flush(state->pool); /* a short file ends before the basis was made */
+    if (!status) status = kvf_pool_flush(state->pool); /* a short file ends before the pool has learnt */
     seconds += kvf_cli_now() - start;
-    if (status) return status;
-    kvf_pool_stats_t stats;
-    kvf_pool_get_stats(state->pool, &stats);
-    kvf_fuse_account(job, &stats, seconds);
-    return KVF_OK;
+    if (!status) account(job, state, seconds);
+    return status;
 }
 
 static kvf_status_t decode(kvf_fuse_job_t *job, void *out, uint64_t number) {

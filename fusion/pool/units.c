@@ -21,13 +21,13 @@ void kvf__let_go(kvf__kept_t *kept) {
     memset(kept, 0, sizeof(*kept));
 }
 
-static uint64_t id_of(const kvf_pool_t *pool, uint32_t index) {
+uint64_t kvf__unit_id(const kvf_pool_t *pool, uint32_t index) {
     return (uint64_t)pool->units[index].generation << 32 | (index + 1);
 }
 
 kvf_status_t kvf__unit_reserve(kvf_pool_t *pool, uint64_t *id) {
     if (pool->free_unit == KVF__NO_SLOT) {
-        if (pool->num_units == KVF_RUN_UNITS_MAX) return KVF_ERR_NO_SPACE;
+        if (pool->num_units == pool->form->units_max) return KVF_ERR_NO_SPACE;
         uint32_t count = pool->num_units ? pool->num_units * 2 : 64;
         kvf__unit_t *units = realloc(pool->units, count * sizeof(*units));
         if (!units) return KVF_ERR_NO_MEMORY;
@@ -39,13 +39,13 @@ kvf_status_t kvf__unit_reserve(kvf_pool_t *pool, uint64_t *id) {
         }
         pool->num_units = count;
     }
-    *id = id_of(pool, pool->free_unit); /* the slot is taken by the first reference */
+    *id = kvf__unit_id(pool, pool->free_unit); /* the slot is taken by the first reference */
     return KVF_OK;
 }
 
 kvf__unit_t *kvf__unit_find(kvf_pool_t *pool, uint64_t id) {
     uint32_t index = (uint32_t)id - 1;
-    if (index >= pool->num_units || !pool->units[index].refs || id_of(pool, index) != id) return NULL;
+    if (index >= pool->num_units || !pool->units[index].refs || kvf__unit_id(pool, index) != id) return NULL;
     return &pool->units[index];
 }
 
@@ -70,7 +70,7 @@ void kvf__unit_unref(kvf_pool_t *pool, uint64_t id) {
     kvf__unit_t *unit = kvf__unit_find(pool, id);
     if (!unit || --unit->refs) return;
     uint32_t index = (uint32_t)id - 1;
-    kvf_runs_remove(pool->runs, index);
+    if (pool->form->unit_freed) pool->form->unit_freed(pool, index);
     pool->stats.units--;
     pool->stats.bytes_units -= unit->part.num_bytes;
     kvf__let_go(&unit->part);

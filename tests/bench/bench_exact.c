@@ -6,7 +6,7 @@
  *                        what a pool holds that keeps equal planes once, all counted */
 #include "client/cli/kvfile.h"
 #include "fusion/exact/internal.h"
-#include "fusion/pool/exact_pool.h"
+#include "fusion/pool/pool.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -174,25 +174,25 @@ static void measure(bench_t *b, kvf_exact_model_t *model, const char *name) {
 
 /* The blocks in a pool: bytes put over all that is held for them. */
 static void measure_pool(const bench_t *b) {
-    kvf_exact_pool_options_t options = {.layout = b->layout};
-    kvf_exact_pool_t *pool;
+    kvf_pool_options_t options = {.layout = b->layout};
+    kvf_pool_t *pool;
     kvf_pool_stats_t stats;
     const void *planes[PLANES_MAX];
-    check(!kvf_exact_pool_create(&options, &pool), "no pool");
+    check(!kvf_pool_create(&options, &pool), "no pool");
     for (size_t i = 0; i < b->num_blocks; i++) {
         planes_of(b, i, planes);
         kvf_pool_put_t put = {.planes = planes, .tokens = BLOCK_TOKENS};
         kvf_pool_block_t block;
-        check(!kvf_exact_pool_put(pool, &put, &block), "cannot put");
+        check(!kvf_pool_put(pool, &put, &block), "cannot put");
     }
-    check(!kvf_exact_pool_flush(pool), "cannot flush");
-    kvf_exact_pool_get_stats(pool, &stats);
+    check(!kvf_pool_flush(pool), "cannot flush");
+    kvf_pool_get_stats(pool, &stats);
     uint64_t held = stats.bytes_units + stats.bytes_records + stats.bytes_index + stats.bytes_basis;
     printf("pool      ratio %.4f, %.1f %% of the planes the same as others, index and tables %.2f %% of what is held\n",
            (double)stats.bytes_put / (double)held,
-           100 * (double)kvf_exact_pool_planes_same(pool) / (double)(b->num_blocks * b->planes),
+           100 * (double)stats.planes_same / (double)(b->num_blocks * b->planes),
            100 * (double)stats.bytes_index / (double)held);
-    kvf_exact_pool_destroy(pool);
+    kvf_pool_destroy(pool);
 }
 
 int main(int argc, char **argv) {

@@ -1,5 +1,5 @@
 #include "coder_data.h"
-#include "fusion/pool/pool_internal.h"
+#include "fusion/pool/bounded_form.h"
 
 #include <criterion/criterion.h>
 
@@ -39,13 +39,13 @@ typedef struct rig {
     uint32_t text[TEXT];
 } rig_t;
 
-static void rig_init(rig_t *rig, kvf_pool_basis_t basis, uint32_t calibrate_tokens) {
+static void rig_init(rig_t *rig, kvf_pool_basis_t basis, uint32_t learn_tokens) {
     float bounds[ALL_PLANES];
     uint64_t state = 11;
     for (int i = 0; i < ALL_PLANES; i++) bounds[i] = (float)BOUND;
     rig->layout = data_layout(LAYERS, PLANES, HEADS, DIM, TOKENS, KVF_BF16, KVF_ROPE_NEOX, DIM, rig->frequencies);
     kvf_pool_options_t options = {
-        .layout = &rig->layout, .bounds = bounds, .basis = basis, .calibrate_tokens = calibrate_tokens, .seed = 5};
+        .layout = &rig->layout, .bounds = bounds, .basis = basis, .learn_tokens = learn_tokens, .seed = 5};
     cr_assert_eq(kvf_pool_create(&options, &rig->pool), KVF_OK);
     rig->x = data_create(&rig->layout, TOKENS);
     rig->y = data_create(&rig->layout, TOKENS);
@@ -165,7 +165,7 @@ static void random_puts_and_deletes(kvf_pool_basis_t basis, uint64_t seed, int r
     kvf_pool_stats_t stats = stats_of(&rig);
     cr_assert(!stats.blocks && !stats.staged && !stats.units && !stats.bytes_units && !stats.bytes_records &&
               !stats.bytes_put && !stats.bytes_staged);
-    cr_assert_eq(kvf_runs_count(rig.pool->runs), 0u);
+    cr_assert_eq(kvf_runs_count(kvf__bounded_of(rig.pool)->runs), 0u);
     rig_free(&rig);
 }
 Test(pool, random_puts_and_deletes_leave_nothing_behind, .timeout = 60) {
@@ -186,7 +186,7 @@ Test(pool, rows_expected_from_others_stay_within_their_bound, .timeout = 120) {
         first[i] = (uint32_t)(data_draw(&seed) % (TEXT - TOKENS));
         blocks[i] = put(&rig, first[i], i * 50, i % 3 > 0, 0);
     }
-    const kvf_basis_t *basis = rig.pool->codec->basis;
+    const kvf_basis_t *basis = kvf__bounded_of(rig.pool)->codec->basis;
     cr_assert_eq(kvf_basis_kind(basis), KVF_BASIS_CROSS);
     float largest = 0;
     const kvf_basis_head_t *head = kvf_basis_head(basis, 1, 1, 1); /* V of head 1 has two links */

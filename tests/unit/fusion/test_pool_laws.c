@@ -1,6 +1,6 @@
 /* test_pool_laws.c - what holds of a pool whatever is put, in whatever order, and whatever happens to its memory. */
 #include "coder_data.h"
-#include "fusion/pool/pool_internal.h"
+#include "fusion/pool/bounded_form.h"
 
 #include <criterion/criterion.h>
 
@@ -13,17 +13,17 @@ typedef struct rig {
     block_data_t x, y;
 } rig_t;
 
-static void make_pool(rig_t *rig, kvf_pool_basis_t basis, uint32_t calibrate_tokens) {
+static void make_pool(rig_t *rig, kvf_pool_basis_t basis, uint32_t learn_tokens) {
     float bounds[ALL_PLANES];
     for (int i = 0; i < ALL_PLANES; i++) bounds[i] = BOUND;
     kvf_pool_options_t options = {
-        .layout = &rig->layout, .bounds = bounds, .basis = basis, .calibrate_tokens = calibrate_tokens, .seed = 5};
+        .layout = &rig->layout, .bounds = bounds, .basis = basis, .learn_tokens = learn_tokens, .seed = 5};
     cr_assert_eq(kvf_pool_create(&options, &rig->pool), KVF_OK);
 }
 
-static rig_t rig_create(kvf_pool_basis_t basis, uint32_t calibrate_tokens) {
+static rig_t rig_create(kvf_pool_basis_t basis, uint32_t learn_tokens) {
     rig_t rig = {.layout = data_layout(LAYERS, PLANES, HEADS, DIM, TOKENS, KVF_BF16, KVF_ROPE_NONE, 0, NULL)};
-    make_pool(&rig, basis, calibrate_tokens);
+    make_pool(&rig, basis, learn_tokens);
     rig.x = data_create(&rig.layout, TOKENS);
     rig.y = data_create(&rig.layout, TOKENS);
     return rig;
@@ -104,7 +104,7 @@ Test(pool_laws, no_row_of_any_unit_refers) {
         fill(&rig.x, i);
         (void)put(&rig);
     }
-    shape = &rig.pool->codec->shape;
+    shape = &kvf__bounded_of(rig.pool)->codec->shape;
     uint32_t units = 0;
     for (uint32_t u = 0; u < rig.pool->num_units; u++) {
         const kvf__unit_t *unit = &rig.pool->units[u];

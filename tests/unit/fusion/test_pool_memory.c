@@ -1,7 +1,7 @@
 /* test_pool_memory.c - memory that runs out at any allocation: an error that says so, nothing changed, nothing leaked (leaks show under
  * AddressSanitizer). The linker hands every allocation of ours to the functions below. */
 #include "coder_data.h"
-#include "fusion/pool/pool_internal.h"
+#include "fusion/pool/bounded_form.h"
 
 #include <criterion/criterion.h>
 
@@ -43,7 +43,7 @@ typedef struct rig {
 
 static kvf_status_t make_pool(rig_t *rig, kvf_pool_basis_t basis) {
     kvf_pool_options_t options = {
-        .layout = &rig->layout, .bounds = rig->bounds, .basis = basis, .calibrate_tokens = 1 << 20, .seed = 5};
+        .layout = &rig->layout, .bounds = rig->bounds, .basis = basis, .learn_tokens = 1 << 20, .seed = 5};
     return kvf_pool_create(&options, &rig->pool);
 }
 

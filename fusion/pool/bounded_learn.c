@@ -1,6 +1,7 @@
-/* learn.c - the basis of a pool, from the blocks that are staged. */
+/* bounded_learn.c - the basis of a pool, from the blocks that are staged. */
+#include "fusion/calibrate.h"
 #include "fusion/coder/angles.h"
-#include "fusion/pool/pool_internal.h"
+#include "fusion/pool/bounded_form.h"
 
 #include <stdlib.h>
 
@@ -25,9 +26,9 @@ static void load_layer(kvf_pool_t *pool, kvf__angles_t *angles, const kvf__block
 static bool add_block(kvf_pool_t *pool, kvf_calibration_t *calibration, kvf__angles_t *angles,
                       const kvf__block_t *block, float *z) {
     const kvf_layout_t *layout = pool->layout;
-    bool is_cross = pool->options.basis == KVF_POOL_BASIS_CROSS, is_added = true;
+    bool is_cross = kvf__bounded_of(pool)->basis == KVF_POOL_BASIS_CROSS, is_added = true;
     (void)kvf__staged_planes(pool, block);
-    kvf__angles_begin(angles, block->position, block->tokens);
+    kvf__angles_begin(angles, kvf__text_of(pool, block)->position, block->tokens);
     for (uint32_t layer = 0; layer < layout->layers; layer++)
         for (uint32_t group = 0; group * LANES < block->tokens; group++) {
             uint32_t left = block->tokens - group * LANES, rows = left < LANES ? left : LANES;
@@ -50,12 +51,11 @@ static kvf_status_t calibrate(kvf_pool_t *pool, kvf_basis_t **basis) {
     if (!status) status = kvf__angles_init(&angles, pool->layout, rope);
     if (!status) {
         for (size_t i = 0; i < pool->num_staged; i++) {
-            const kvf__block_t *block = kvf__block_find(pool, pool->staged[i]);
-            if (block && block->is_staged && !add_block(pool, calibration, &angles, block, z))
-                status = KVF_ERR_NO_MEMORY;
+            const kvf__block_t *block = kvf__staged_at(pool, i);
+            if (block && !add_block(pool, calibration, &angles, block, z)) status = KVF_ERR_NO_MEMORY;
         }
         kvf__angles_free(&angles);
-        kvf_basis_kind_t kind = pool->options.basis == KVF_POOL_BASIS_CROSS ? KVF_BASIS_CROSS : KVF_BASIS_KLT;
+        kvf_basis_kind_t kind = kvf__bounded_of(pool)->basis == KVF_POOL_BASIS_CROSS ? KVF_BASIS_CROSS : KVF_BASIS_KLT;
         if (!status) status = kvf_calibration_finish(calibration, kind, FIRST_VERSION, basis);
         if (status == KVF_ERR_INTERNAL) { /* no eigenvalues: better another basis than none for ever */
             *basis = kvf_basis_create_hadamard(pool->layout, FIRST_VERSION);
@@ -68,22 +68,23 @@ static kvf_status_t calibrate(kvf_pool_t *pool, kvf_basis_t **basis) {
     return status;
 }
 
-kvf_status_t kvf__learn_basis(kvf_pool_t *pool) {
+kvf_status_t kvf__bounded_learn(kvf_pool_t *pool) {
+    kvf__bounded_t *state = kvf__bounded_of(pool);
     kvf_basis_t *basis = NULL;
     kvf_status_t status = KVF_OK;
-    if (pool->options.basis == KVF_POOL_BASIS_HADAMARD) {
+    if (state->basis == KVF_POOL_BASIS_HADAMARD) {
         basis = kvf_basis_create_hadamard(pool->layout, FIRST_VERSION);
         if (!basis) status = KVF_ERR_NO_MEMORY;
     } else
         status = calibrate(pool, &basis);
-    if (!status) status = kvf_codec_create(pool->layout, basis, pool->bounds, &pool->codec);
-    if (!status) status = kvf_block_encoder_create(pool->codec, &pool->encoder);
-    if (!status) status = kvf_block_decoder_create(pool->codec, &pool->decoder);
+    if (!status) status = kvf_codec_create(pool->layout, basis, state->bounds, &state->codec);
+    if (!status) status = kvf_block_encoder_create(state->codec, &state->encoder);
+    if (!status) status = kvf_block_decoder_create(state->codec, &state->decoder);
     kvf_basis_unref(basis);
     if (!status) return KVF_OK;
-    kvf_block_encoder_destroy(pool->encoder);
-    kvf_codec_destroy(pool->codec);
-    pool->encoder = NULL;
-    pool->codec = NULL;
+    kvf_block_encoder_destroy(state->encoder);
+    kvf_codec_destroy(state->codec);
+    state->encoder = NULL;
+    state->codec = NULL;
     return status;
 }

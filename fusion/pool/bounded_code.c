@@ -1,21 +1,14 @@
-/* code.c - codes one block against the pool's units. */
-#include "fusion/pool/pool_internal.h"
+/* bounded_code.c - codes one block within its bound, against the pool's units. */
+#include "fusion/pool/bounded_form.h"
 
 #include <string.h>
-#include <time.h>
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* The last tokens of the block before `block`, if it is known: its context. */
 static uint32_t context_of(kvf_pool_t *pool, const kvf__block_t *block, uint32_t context[KVF_RUN_CONTEXT_KEPT]) {
-    const kvf__block_t *previous = kvf__block_find(pool, block->previous);
+    const kvf__block_t *previous = kvf__block_find(pool, kvf__text_of(pool, block)->previous);
     if (!previous) return 0;
     uint32_t count = previous->tokens < KVF_RUN_CONTEXT_KEPT ? previous->tokens : KVF_RUN_CONTEXT_KEPT;
-    memcpy(context, previous->token_ids + previous->tokens - count, count * sizeof(*context));
+    memcpy(context, kvf__text_of(pool, previous)->token_ids + previous->tokens - count, count * sizeof(*context));
     return count;
 }
 
@@ -34,15 +27,14 @@ static kvf_status_t find_spans(kvf_pool_t *pool, const kvf__block_t *block, kvf_
     kvf_run_span_t runs[KVF_RUN_SPANS];
     uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, block, context);
     *num_spans = 0;
-    kvf_status_t status = kvf_runs_find(pool->runs, block->token_ids, block->tokens, context, num_context, candidates);
+    kvf_status_t status = kvf_runs_find(kvf__bounded_of(pool)->runs, kvf__text_of(pool, block)->token_ids,
+                                        block->tokens, context, num_context, candidates);
     if (status) return status;
     for (uint16_t source = 0; source < KVF_SOURCES; source++) {
         uint32_t count = kvf_run_spans(candidates, block->tokens, runs);
-        for (uint32_t i = 0; i < count && *num_spans < KVF_SPANS_MAX; i++) {
-            const kvf__unit_t *unit = &pool->units[runs[i].unit];
-            spans[(*num_spans)++] = (kvf_span_t){(uint64_t)unit->generation << 32 | (runs[i].unit + 1), runs[i].row,
-                                                 runs[i].rows, runs[i].unit_row, source};
-        }
+        for (uint32_t i = 0; i < count && *num_spans < KVF_SPANS_MAX; i++)
+            spans[(*num_spans)++] =
+                (kvf_span_t){kvf__unit_id(pool, runs[i].unit), runs[i].row, runs[i].rows, runs[i].unit_row, source};
         drop_chosen(candidates, runs, count);
     }
     return KVF_OK;
@@ -51,15 +43,16 @@ static kvf_status_t find_spans(kvf_pool_t *pool, const kvf__block_t *block, kvf_
 /* Enters the rows of a new unit: one for each token of the block. */
 static kvf_status_t enter_unit(kvf_pool_t *pool, const kvf__block_t *block, const kvf_record_info_t *info) {
     uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, block, context), before = KVF_UNIT_NONE;
-    const kvf__block_t *previous = kvf__block_find(pool, block->previous);
+    const kvf__block_t *previous = kvf__block_find(pool, kvf__text_of(pool, block)->previous);
     kvf_record_info_t previous_info;
     if (previous && !previous->is_staged &&
         !kvf_record_read(previous->record.bytes, previous->record.num_bytes, pool->layout->block_tokens,
                          &previous_info) &&
         previous_info.own_unit)
         before = (uint32_t)previous_info.own_unit - 1;
-    kvf_status_t status = kvf_runs_insert(pool->runs, (uint32_t)info->own_unit - 1, block->token_ids, block->tokens,
-                                          context, num_context, before);
+    kvf_status_t status =
+        kvf_runs_insert(kvf__bounded_of(pool)->runs, (uint32_t)info->own_unit - 1, kvf__text_of(pool, block)->token_ids,
+                        block->tokens, context, num_context, before);
     return status == KVF_EXISTS ? KVF_OK : status;
 }
 
@@ -67,8 +60,7 @@ static void count(kvf_pool_t *pool, const kvf__block_t *block, const kvf_block_o
     kvf_pool_stats_t *stats = &pool->stats;
     for (int kind = 0; kind < KVF_ROW_KINDS; kind++) stats->rows[kind] += out->rows[kind];
     if (out->worst > stats->worst) stats->worst = out->worst;
-    stats->encoded_bytes +=
-        (uint64_t)block->tokens * pool->codec->token_bytes * pool->layout->layers * pool->layout->planes;
+    stats->encoded_bytes += kvf__block_bytes(pool, block->tokens);
 }
 
 /* Keeps what the encoder made. On a failure nothing of it stays. */
@@ -93,30 +85,27 @@ static kvf_status_t keep(kvf_pool_t *pool, kvf__block_t *block, uint64_t unit_id
         }
     }
     for (uint32_t i = 0; i < info.num_spans; i++) kvf__unit_ref(pool, info.spans[i].unit);
-    kvf__let_go(&block->record);
-    block->record = record;
-    block->is_staged = false;
-    pool->stats.bytes_records += record.num_bytes;
+    kvf__block_keep(pool, block, record);
     return KVF_OK;
 }
 
-kvf_status_t kvf__code_block(kvf_pool_t *pool, kvf__block_t *block, const void *const *planes) {
+kvf_status_t kvf__bounded_code(kvf_pool_t *pool, kvf__block_t *block, const void *const *planes) {
     kvf_span_t spans[KVF_SPANS_MAX];
     kvf_block_in_t in = {.planes = planes,
                          .tokens = block->tokens,
-                         .position = block->position,
+                         .position = kvf__text_of(pool, block)->position,
                          .spans = spans,
                          .find = kvf__unit_bytes,
                          .find_arg = pool};
     kvf_block_out_t out;
-    uint64_t start = now_ns();
+    uint64_t start = kvf__pool_now_ns();
     kvf_status_t status = kvf__unit_reserve(pool, &in.unit);
     if (!status) status = find_spans(pool, block, spans, &in.num_spans);
-    uint64_t found = now_ns();
+    uint64_t found = kvf__pool_now_ns();
     pool->stats.find_ns += found - start;
-    if (!status) status = kvf_block_encode(pool->encoder, &in, &out);
+    if (!status) status = kvf_block_encode(kvf__bounded_of(pool)->encoder, &in, &out);
     if (status) return status;
-    pool->stats.encode_ns += now_ns() - found;
+    pool->stats.encode_ns += kvf__pool_now_ns() - found;
     count(pool, block, &out);
     return keep(pool, block, in.unit, &out);
 }
