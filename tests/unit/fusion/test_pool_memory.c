@@ -41,9 +41,23 @@ typedef struct rig {
     block_data_t x, y;
 } rig_t;
 
-static kvf_status_t make_pool(rig_t *rig, kvf_pool_basis_t basis) {
-    kvf_pool_options_t options = {
-        .layout = &rig->layout, .bounds = rig->bounds, .basis = basis, .learn_tokens = 1 << 20, .seed = 5};
+typedef struct form {
+    bool is_exact;
+    kvf_pool_basis_t basis;
+    uint32_t learn_tokens;
+} form_t;
+
+static const form_t HADAMARD = {.basis = KVF_POOL_BASIS_HADAMARD}, STAGED = {.learn_tokens = 1 << 20},
+                    CROSS = {.basis = KVF_POOL_BASIS_CROSS, .learn_tokens = 1 << 20},
+                    EXACT = {.is_exact = true, .learn_tokens = TOKENS},
+                    EXACT_STAGED = {.is_exact = true, .learn_tokens = 1 << 20};
+
+static kvf_status_t make_pool(rig_t *rig, form_t form) {
+    kvf_pool_options_t options = {.layout = &rig->layout,
+                                  .bounds = form.is_exact ? NULL : rig->bounds,
+                                  .learn_tokens = form.learn_tokens,
+                                  .basis = form.basis,
+                                  .seed = 5};
     return kvf_pool_create(&options, &rig->pool);
 }
 
@@ -82,27 +96,29 @@ static void check_same(const kvf_pool_stats_t *a, const kvf_pool_stats_t *b) {
               a->bytes_records == b->bytes_records && a->bytes_staged == b->bytes_staged);
 }
 
-Test(pool_memory, a_pool_is_made_or_not, .timeout = 60) {
+static void create_fails_cleanly(form_t form) {
     kvf_status_t status = KVF_ERR_NO_MEMORY;
     for (int limit = 0; status && limit < TRIES_MAX; limit++) {
         rig_t rig;
         rig_init(&rig);
         left = limit;
-        status = make_pool(&rig, KVF_POOL_BASIS_HADAMARD);
+        status = make_pool(&rig, form);
         cr_assert(status == KVF_OK || status == KVF_ERR_NO_MEMORY);
         rig_free(&rig);
     }
     cr_assert_eq(status, KVF_OK);
 }
+Test(pool_memory, a_pool_is_made_or_not, .timeout = 60) { create_fails_cleanly(HADAMARD); }
+Test(pool_memory, so_is_an_exact_one, .timeout = 60) { create_fails_cleanly(EXACT); }
 
-static void put_fails_cleanly(kvf_pool_basis_t basis, uint32_t before) {
+static void put_fails_cleanly(form_t form, uint32_t before) {
     kvf_status_t status = KVF_ERR_NO_MEMORY;
     int limit = 0;
     for (; status && limit < TRIES_MAX; limit++) {
         rig_t rig;
         kvf_pool_block_t blocks[4];
         rig_init(&rig);
-        cr_assert_eq(make_pool(&rig, basis), KVF_OK);
+        cr_assert_eq(make_pool(&rig, form), KVF_OK);
         for (uint32_t i = 0; i < before; i++) cr_assert_eq(put(&rig, 1, i, &blocks[i]), KVF_OK);
         kvf_pool_stats_t stats = stats_of(&rig), after;
         left = limit;
@@ -125,24 +141,19 @@ static void put_fails_cleanly(kvf_pool_basis_t basis, uint32_t before) {
     cr_assert_eq(status, KVF_OK);
     cr_assert_gt(limit, 1);
 }
-Test(pool_memory, a_first_put_succeeds_or_changes_nothing, .timeout = 60) {
-    put_fails_cleanly(KVF_POOL_BASIS_HADAMARD, 0);
-}
-Test(pool_memory, a_put_that_refers_succeeds_or_changes_nothing, .timeout = 60) {
-    put_fails_cleanly(KVF_POOL_BASIS_HADAMARD, 2);
-}
-Test(pool_memory, a_put_that_is_staged_succeeds_or_changes_nothing, .timeout = 60) {
-    put_fails_cleanly(KVF_POOL_BASIS_CALIBRATED, 1);
-}
+Test(pool_memory, a_first_put_succeeds_or_changes_nothing, .timeout = 60) { put_fails_cleanly(HADAMARD, 0); }
+Test(pool_memory, a_put_that_refers_succeeds_or_changes_nothing, .timeout = 60) { put_fails_cleanly(HADAMARD, 2); }
+Test(pool_memory, a_put_that_is_staged_succeeds_or_changes_nothing, .timeout = 60) { put_fails_cleanly(STAGED, 1); }
+Test(pool_memory, a_put_that_is_kept_exact_succeeds_or_changes_nothing, .timeout = 60) { put_fails_cleanly(EXACT, 2); }
 
-static void flush_fails_cleanly(kvf_pool_basis_t basis) {
+static void flush_fails_cleanly(form_t form) {
     kvf_status_t status = KVF_ERR_NO_MEMORY;
     int limit = 0;
     for (; status && limit < TRIES_MAX; limit++) {
         rig_t rig;
         kvf_pool_block_t blocks[2];
         rig_init(&rig);
-        cr_assert_eq(make_pool(&rig, basis), KVF_OK);
+        cr_assert_eq(make_pool(&rig, form), KVF_OK);
         for (uint32_t i = 0; i < 2; i++) cr_assert_eq(put(&rig, 1, i, &blocks[i]), KVF_OK);
         left = limit;
         status = kvf_pool_flush(rig.pool);
@@ -162,15 +173,16 @@ static void flush_fails_cleanly(kvf_pool_basis_t basis) {
     cr_assert_eq(status, KVF_OK);
     cr_assert_gt(limit, 10);
 }
-Test(pool_memory, a_flush_that_fails_is_done_later, .timeout = 60) { flush_fails_cleanly(KVF_POOL_BASIS_CALIBRATED); }
-Test(pool_memory, so_is_one_that_links_rows, .timeout = 60) { flush_fails_cleanly(KVF_POOL_BASIS_CROSS); }
+Test(pool_memory, a_flush_that_fails_is_done_later, .timeout = 60) { flush_fails_cleanly(STAGED); }
+Test(pool_memory, so_is_one_that_links_rows, .timeout = 60) { flush_fails_cleanly(CROSS); }
+Test(pool_memory, so_is_one_of_exact_blocks, .timeout = 60) { flush_fails_cleanly(EXACT_STAGED); }
 
-Test(pool_memory, a_get_fails_or_gives_the_block, .timeout = 60) {
+static void get_fails_cleanly(form_t form) {
     rig_t rig;
     kvf_pool_block_t blocks[2];
     kvf_status_t status = KVF_ERR_NO_MEMORY;
     rig_init(&rig);
-    cr_assert_eq(make_pool(&rig, KVF_POOL_BASIS_HADAMARD), KVF_OK);
+    cr_assert_eq(make_pool(&rig, form), KVF_OK);
     for (uint32_t i = 0; i < 2; i++) cr_assert_eq(put(&rig, 1, i, &blocks[i]), KVF_OK);
     for (int limit = 0; status && limit < TRIES_MAX; limit++) {
         left = limit;
@@ -182,3 +194,5 @@ Test(pool_memory, a_get_fails_or_gives_the_block, .timeout = 60) {
     cr_assert_leq(data_worst(&rig.x, &rig.y, 0, ALL_PLANES), 0.05);
     rig_free(&rig);
 }
+Test(pool_memory, a_get_fails_or_gives_the_block, .timeout = 60) { get_fails_cleanly(HADAMARD); }
+Test(pool_memory, so_does_one_of_an_exact_block, .timeout = 60) { get_fails_cleanly(EXACT); }
