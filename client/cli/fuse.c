@@ -6,10 +6,10 @@
 
 enum { WHY_BYTES = 256 };
 
+/* A text says all: those of statuses are of a store. */
 static int complain(const kvf_fuse_job_t *job, const char *what, kvf_status_t status) {
     const char *text = job->error.text;
-    fprintf(stderr, "kvfuse: %s: %s: %s%s%s\n", job->options->path, what, kvf_status_text(status), text[0] ? ": " : "",
-            text);
+    fprintf(stderr, "kvfuse: %s: %s: %s\n", job->options->path, what, text[0] ? text : kvf_status_text(status));
     return EXIT_FAILURE;
 }
 
@@ -189,7 +189,8 @@ int kvf_command_fuse(int argc, char **argv) {
         {"block-tokens", 'T', "N", 0, "Tokens a block (16)", 0},
         {"block", 0, NULL, OPTION_ALIAS, NULL, 0},
         {"basis", 'b', "NAME", 0,
-         "klt, calibrated from the file's first 1024 tokens (default); cross, which also expects V from K and heads "
+         "klt, calibrated from the file's first 1024 tokens (default); cross, from 2048, which also expects V from K "
+         "and heads "
          "from each other "
          "(denser, slower, a larger basis); or hadamard",
          0},

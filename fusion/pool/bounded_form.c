@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEARN_TOKENS = 1024 };
+enum { LEARN_TOKENS = 1024, LEARN_TOKENS_CROSS = 2048 /* links have more terms */ };
 
 /* One equal token is a candidate already: whether it saves enough is measured row by row (README). */
 static const kvf_runs_config_t RUNS = {
@@ -18,7 +18,9 @@ static kvf_status_t create(kvf_pool_t *pool, const kvf_pool_options_t *options) 
     if (!state) return KVF_ERR_NO_MEMORY;
     state->basis = options->basis;
     if (state->basis != KVF_POOL_BASIS_HADAMARD)
-        pool->learn_tokens = options->learn_tokens ? options->learn_tokens : LEARN_TOKENS;
+        pool->learn_tokens = options->learn_tokens                  ? options->learn_tokens
+                             : state->basis == KVF_POOL_BASIS_CROSS ? LEARN_TOKENS_CROSS
+                                                                    : LEARN_TOKENS;
     state->bounds = malloc(pool->num_planes * sizeof(*state->bounds));
     if (!state->bounds) return KVF_ERR_NO_MEMORY;
     memcpy(state->bounds, options->bounds, pool->num_planes * sizeof(*state->bounds));

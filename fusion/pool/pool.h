@@ -26,7 +26,7 @@ typedef enum kvf_pool_basis {
 typedef struct kvf_pool_options {
     const kvf_layout_t *layout; /* copied */
     const float *bounds;        /* [layer, plane], copied; see kvf_codec_create. NULL: exact */
-    uint32_t learn_tokens;      /* staged before the basis or the model is made; 0: 1024, exact: 256 */
+    uint32_t learn_tokens;      /* staged before the basis or the model is made; 0: 1024, CROSS 2048, exact 256 */
     /* of the bounded form: */
     kvf_pool_basis_t basis; /* HADAMARD needs nothing staged */
     uint64_t seed;          /* of the run index; random where tokens come from strangers */
