@@ -105,8 +105,8 @@ const char *kvf_safetensors_find_metadata(const kvf_safetensors_t *file, const c
 typedef struct kvf_safetensors_writer kvf_safetensors_writer_t;
 
 /* Starts a file at `path` with these tensors, in this order, and this metadata; all of it is copied. Its bytes come to
- * lie in a file of another name in the same folder, whose whole size is reserved now and filled with zeros, so that a
- * full disk is found here. On success `*writer` is the caller's, to be ended by _commit or _abort. Returns KVF_OK,
+ * lie in a file without a name in the same folder (of another name, where the file system has no such files), whose whole
+ * size is reserved now and filled with zeros, so that a full disk is found here. On success `*writer` is the caller's, to be ended by _commit or _abort. Returns KVF_OK,
  * KVF_ERR_INVALID (names that are not UTF-8 or occur twice, a shape whose bytes differ from `bytes`), _TOO_LARGE,
  * _NO_SPACE, _IO, _NOT_FOUND (no such folder) or _NO_MEMORY. */
 kvf_status_t kvf_safetensors_create(const char *path, const kvf_tensor_t *tensors, size_t count,

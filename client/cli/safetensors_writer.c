@@ -12,11 +12,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define FD_FOLDER "/proc/self/fd"
+
 enum { HEADER_ALIGN = 8, NAME_TRIES = 100 };
 
 struct kvf_safetensors_writer {
     char *path;      /* the name that the file gets in the end */
-    char *temporary; /* the name that it has until then */
+    char *temporary; /* the name that it has until then, NULL: none */
     int fd;
     uint8_t *bytes; /* [num_bytes], mapped */
     size_t num_bytes;
@@ -103,14 +105,26 @@ static kvf_status_t dump_header(const json_t *header, const char *path, uint8_t 
 
 /* ---- the file ---- */
 
-/* Opens a file of a new name beside `path`. Not mkstemp: that one would not heed the umask. */
-static kvf_status_t open_temporary(kvf_safetensors_writer_t *writer, kvf_error_t *error) {
+/* 0 on success. Not mkstemp: that one would not heed the umask. */
+static int create_named(kvf_safetensors_writer_t *writer, const char *name) {
+    writer->fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return writer->fd >= 0 ? 0 : -1;
+}
+
+static int link_named(const kvf_safetensors_writer_t *writer, const char *name) {
+    char link[64];
+    snprintf(link, sizeof(link), FD_FOLDER "/%d", writer->fd);
+    return linkat(AT_FDCWD, link, AT_FDCWD, name, AT_SYMLINK_FOLLOW);
+}
+
+/* Gives the file a new name beside `path`: creates it there, unless it is open already without one. */
+static kvf_status_t name_temporary(kvf_safetensors_writer_t *writer, kvf_error_t *error) {
+    bool is_open = writer->fd >= 0;
     for (int i = 0; i < NAME_TRIES; i++) {
         char *name = NULL;
         if (asprintf(&name, "%s.%ld-%d.part", writer->path, (long)getpid(), i) < 0)
             return kvf_file_errno(ENOMEM, error, "writing", writer->path);
-        writer->fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (writer->fd >= 0) {
+        if ((is_open ? link_named(writer, name) : create_named(writer, name)) == 0) {
             writer->temporary = name;
             return KVF_OK;
         }
@@ -119,6 +133,16 @@ static kvf_status_t open_temporary(kvf_safetensors_writer_t *writer, kvf_error_t
         if (code != EEXIST) return kvf_file_errno(code, error, "writing", writer->path);
     }
     return kvf_file_errno(EEXIST, error, "writing beside", writer->path);
+}
+
+/* Opens a new file in the folder of `path`, without a name where that can be: a process that is ended leaves nothing. */
+static kvf_status_t open_temporary(kvf_safetensors_writer_t *writer, kvf_error_t *error) {
+    char *copy = strdup(writer->path);
+    if (!copy) return kvf_file_errno(ENOMEM, error, "writing", writer->path);
+    if (access(FD_FOLDER, X_OK) == 0) /* else it could not be named later */
+        writer->fd = open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+    free(copy);
+    return writer->fd >= 0 ? KVF_OK : name_temporary(writer, error);
 }
 
 static kvf_status_t map_file(kvf_safetensors_writer_t *writer, const uint8_t *head, size_t head_bytes,
@@ -200,7 +224,9 @@ kvf_status_t kvf_safetensors_commit(kvf_safetensors_writer_t *writer, kvf_error_
     kvf_status_t status = KVF_OK;
     if (msync(writer->bytes, writer->num_bytes, MS_SYNC) != 0 || fsync(writer->fd) != 0)
         status = kvf_file_errno(errno, error, "writing", writer->path);
-    else if (rename(writer->temporary, writer->path) != 0)
+    else if (!writer->temporary)
+        status = name_temporary(writer, error);
+    if (!status && rename(writer->temporary, writer->path) != 0)
         status = kvf_file_errno(errno, error, "renaming to", writer->path);
     if (!status) {
         free(writer->temporary); /* the name is gone */

@@ -2,6 +2,7 @@
 
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 typedef struct image {
@@ -334,11 +336,25 @@ Test(safetensors, file_appears_whole_and_replaces_at_commit, .init = make_folder
     struct stat stat_;
     cr_assert_eq(stat(path, &stat_), 0);
     cr_assert_eq(stat_.st_size, 3, "the old file is there until the commit");
-    cr_assert_eq(files_in_folder(), 2);
     cr_assert_eq(kvf_safetensors_commit(writer, NULL), KVF_OK);
     cr_assert_eq(stat(path, &stat_), 0);
     cr_assert_gt(stat_.st_size, 2 * 65536);
     cr_assert_eq(files_in_folder(), 1);
+}
+
+Test(safetensors, a_process_that_ends_before_the_commit_leaves_nothing, .init = make_folder, .fini = remove_folder) {
+    int nameless = open(folder, O_TMPFILE | O_WRONLY, 0600);
+    if (nameless < 0) cr_skip_test("the file system has no files without names");
+    close(nameless);
+    pid_t child = fork();
+    if (child == 0) {
+        kvf_safetensors_writer_t *writer;
+        _exit(kvf_safetensors_create(path, two, 2, NULL, 0, &writer, NULL) == KVF_OK ? 7 : 1);
+    }
+    int state = 0;
+    cr_assert_eq(waitpid(child, &state, 0), child);
+    cr_assert(WIFEXITED(state) && WEXITSTATUS(state) == 7);
+    cr_assert_eq(files_in_folder(), 0);
 }
 
 Test(safetensors, file_heeds_the_umask, .init = make_folder, .fini = remove_folder) {
