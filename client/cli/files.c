@@ -48,6 +48,12 @@ static int complain(const char *what, kvf_status_t status, const char *text) {
     return EXIT_FAILURE;
 }
 
+/* Files name themselves; the texts of statuses are of a store (room means its memory). */
+static int complain_of_file(const kvf_error_t *error) {
+    fprintf(stderr, "kvfuse: %s\n", error->text);
+    return EXIT_FAILURE;
+}
+
 /* Of a block's pieces, which are two a layer, those of the layers that are moved. */
 static kvf_piece_t *pick(const job_t *job, kvf_piece_t *pieces) { return pieces + 2 * (size_t)job->first_layer; }
 static size_t num_picked(const job_t *job) { return 2 * (size_t)job->num_layers; }
@@ -205,7 +211,7 @@ static int get(job_t *job, uint64_t *numbers) {
         return EXIT_FAILURE;
     }
     status = kvf_kvfile_output_create(job->file, job->options->out, &job->output, &error);
-    if (status != KVF_OK) return complain("get", status, error.text);
+    if (status != KVF_OK) return complain_of_file(&error);
     start = kvf_cli_now();
     status = move(job, numbers, matched);
     double seconds = kvf_cli_now() - start, bytes = (double)(job->done * job->slice_bytes);
@@ -225,7 +231,7 @@ static int get(job_t *job, uint64_t *numbers) {
     kvf_kvfile_output_t *output = job->output;
     job->output = NULL;
     status = kvf_kvfile_output_commit(output, &error);
-    if (status != KVF_OK) return complain("get", status, error.text);
+    if (status != KVF_OK) return complain_of_file(&error);
     if (matched < num_blocks(job) || job->options->some_layers)
         printf("       what was not %s is zeros in %s\n", matched < num_blocks(job) ? "stored" : "asked for",
                job->options->out);
@@ -313,7 +319,7 @@ static int run(const file_options_t *options, const char *label, int (*work)(job
     uint64_t *numbers = NULL;
     kvf_status_t status = kvf_kvfile_open(options->path, (uint32_t)options->block_tokens, &job->file, &error);
     if (status != KVF_OK) {
-        fprintf(stderr, "kvfuse: %s\n", error.text);
+        complain_of_file(&error);
         goto done;
     }
     job->info = kvf_kvfile_info(job->file);
@@ -375,9 +381,11 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
 #define SHARED_OPTIONS                                                                                                 \
     {"space", 'S', "NAME", 0, "Space to use (default)", 0}, { "block-tokens", 'T', "N", 0, "Tokens a block (16)", 0 }
 #define FILE_FORMAT                                                                                                    \
-    "FILE has a tensor kv [request, layer, 2 (K, V), token, kv_head, head_dim], bf16, fp16 or fp32, and tokens "       \
-    "[request, "                                                                                                       \
-    "token], and names its model in its metadata. Keys are hashes of the token prefix."
+    "FILE has a tensor kv [request, layer, 2 (K, V), token, kv_head, head_dim], bf16, fp16 or fp32, K after RoPE, "    \
+    "and tokens [request, token], int32. Its metadata: axes, 'request,layer,k_or_v,token,kv_head,head_dim'; model, "   \
+    "a name; and of RoPE, if there is any, rope, as 'neox theta=10000' (or gptj; dim=N where fewer dims are "          \
+    "rotated), and rope_inv_freq, the inverse frequencies, where theta does not tell them. Keys are hashes of the "    \
+    "token prefix."
 
 static const struct argp_child children[] = {{.argp = &kvf_cli_connection_argp}, {0}};
 

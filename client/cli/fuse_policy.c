@@ -61,7 +61,7 @@ static bool read_ratio(const char *text, kvf_fuse_policy_t *policy) {
 
 static const policy_form_t forms[] = {
     {"exact", KVF_FUSE_EXACT, NULL, NULL},
-    {"error", KVF_FUSE_ERROR, read_error, "E or K=E,V=E, each above 0 and at most 1"},
+    {"error", KVF_FUSE_ERROR, read_error, "E or K=E,V=E, each above 0 and at most 1 ('exact' keeps every bit)"},
     {"ratio", KVF_FUSE_RATIO, read_ratio, "a number above 1 and at most 1000"},
     {"int8", KVF_FUSE_INT8, NULL, NULL},
     {"int4", KVF_FUSE_INT4, NULL, NULL},
