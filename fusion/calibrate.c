@@ -5,11 +5,13 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum {
     LANES = KVF_ROW_LANES,
     SHORT = 8 /* times shorter than the median row counts no less */,
-    ROWS_MIN = KVF__CALIBRATE_ROWS_MIN
+    ROWS_MIN = KVF__CALIBRATE_ROWS_MIN,
+    BLAS_BYTES = 132 << 20 /* its buffer, and what aligns it */
 };
 
 typedef kvf__calibrate_slot_t slot_t;
@@ -22,7 +24,14 @@ uint64_t kvf_calibration_memory_bytes(const kvf_layout_t *layout) {
     return num_slots_of(layout) * (sums_of(dim) * sizeof(double) + sizeof(slot_t)) + 3 * dim * dim * sizeof(double);
 }
 
+/* OpenBLAS maps a buffer of 128 MiB at its first product, and tries without end where that fails. */
+static bool blas_has_room(void) {
+    void *room = mmap(NULL, BLAS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return room != MAP_FAILED && munmap(room, BLAS_BYTES) == 0;
+}
+
 kvf_calibration_t *kvf_calibration_create(const kvf_layout_t *layout) {
+    if (!blas_has_room()) return NULL;
     kvf_calibration_t *c = calloc(1, sizeof(*c));
     if (!c) return NULL;
     c->num_slots = num_slots_of(layout);

@@ -21,7 +21,7 @@ typedef struct kvf_calibration kvf_calibration_t;
  * 8 × dim². */
 uint64_t kvf_calibration_memory_bytes(const kvf_layout_t *layout);
 
-/* NULL: out of memory. The layout is copied. */
+/* NULL: out of memory, also where OpenBLAS could not map its 128 MiB of work memory. The layout is copied. */
 kvf_calibration_t *kvf_calibration_create(const kvf_layout_t *layout);
 void kvf_calibration_destroy(kvf_calibration_t *calibration);
 

@@ -4,7 +4,10 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 enum { LANES = KVF_ROW_LANES, DIM = 32 };
 
@@ -247,3 +250,18 @@ Test(calibrate, klt_of_real_kv_beats_hadamard) {
     kvf_calibration_destroy(calibration);
     kvf_kvfile_close(file);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* they map more than any limit leaves */
+Test(calibrate, without_room_for_the_products_there_is_none, .timeout = 20) {
+    const kvf_layout_t layout = sample(DIM);
+    size_t pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    cr_assert(file && fscanf(file, "%zu", &pages) == 1);
+    fclose(file);
+    const rlim_t most = pages * (size_t)sysconf(_SC_PAGESIZE) + (64 << 20); /* enough for all but OpenBLAS */
+    const struct rlimit limit = {most, most};
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+    kvf_calibration_t *calibration = kvf_calibration_create(&layout);
+    cr_assert_null(calibration);
+}
+#endif
