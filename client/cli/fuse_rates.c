@@ -78,9 +78,11 @@ static kvf_status_t make_basis(measure_t *m) {
     }
     kvf_calibration_t *calibration = kvf_calibration_create(layout);
     if (!calibration) return KVF_ERR_NO_MEMORY;
-    size_t tokens = m->tokens < KVF_FUSE_CALIBRATE_TOKENS ? m->tokens : KVF_FUSE_CALIBRATE_TOKENS;
+    size_t most = kvf_pool_learn_tokens(m->job->options->basis, layout->head_dim),
+           tokens = m->tokens < most ? m->tokens : most;
     for (uint32_t i = 0; i < m->job->num_planes; i++) each_group(m, i, tokens, take_for_basis, calibration);
-    kvf_status_t status = kvf_calibration_finish(calibration, KVF_BASIS_KLT, 1, &m->basis);
+    uint64_t bytes = (uint64_t)tokens * m->job->token_bytes * m->job->num_planes;
+    kvf_status_t status = kvf_pool_calibrated_basis(calibration, bytes, 1, &m->basis);
     kvf_calibration_destroy(calibration);
     return status;
 }

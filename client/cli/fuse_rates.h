@@ -16,7 +16,6 @@
 enum {
     KVF_FUSE_CLASSES = 18,       /* of rows: 0 stands alone; class c > 0: 2^-(c + 1) of the energy is left, or less */
     KVF_FUSE_TOKENS_MAX = 16384, /* that are measured, from the first request on */
-    KVF_FUSE_CALIBRATE_TOKENS = 1024, /* the pool's default */
 };
 
 typedef struct kvf_fuse_rates {

@@ -11,6 +11,11 @@ enum { LEARN_TOKENS = 1024, LEARN_TOKENS_CROSS = 2048 /* links have more terms *
 static const kvf_runs_config_t RUNS = {
     .max_units = KVF_RUN_UNITS_MAX, .max_rows = 1u << 31, .run_tokens = 1, .gram_limit = 16};
 
+uint32_t kvf_pool_learn_tokens(kvf_pool_basis_t basis, uint32_t head_dim) {
+    uint32_t least = basis == KVF_POOL_BASIS_CROSS ? LEARN_TOKENS_CROSS : LEARN_TOKENS;
+    return 8 * head_dim > least ? 8 * head_dim : least;
+}
+
 static kvf_status_t create(kvf_pool_t *pool, const kvf_pool_options_t *options) {
     for (size_t i = 0; i < pool->num_planes; i++)
         if (!(options->bounds[i] > 0 && options->bounds[i] <= 1)) return KVF_ERR_INVALID;
@@ -18,9 +23,8 @@ static kvf_status_t create(kvf_pool_t *pool, const kvf_pool_options_t *options) 
     if (!state) return KVF_ERR_NO_MEMORY;
     state->basis = options->basis;
     if (state->basis != KVF_POOL_BASIS_HADAMARD)
-        pool->learn_tokens = options->learn_tokens                  ? options->learn_tokens
-                             : state->basis == KVF_POOL_BASIS_CROSS ? LEARN_TOKENS_CROSS
-                                                                    : LEARN_TOKENS;
+        pool->learn_tokens =
+            options->learn_tokens ? options->learn_tokens : kvf_pool_learn_tokens(state->basis, pool->layout->head_dim);
     state->bounds = malloc(pool->num_planes * sizeof(*state->bounds));
     if (!state->bounds) return KVF_ERR_NO_MEMORY;
     memcpy(state->bounds, options->bounds, pool->num_planes * sizeof(*state->bounds));

@@ -12,6 +12,7 @@
 #ifndef KVF_FUSION_POOL_H
 #define KVF_FUSION_POOL_H
 
+#include "fusion/calibrate.h"
 #include "fusion/coder/block.h"
 
 typedef struct kvf_pool kvf_pool_t;
@@ -26,7 +27,8 @@ typedef enum kvf_pool_basis {
 typedef struct kvf_pool_options {
     const kvf_layout_t *layout; /* copied */
     const float *bounds;        /* [layer, plane], copied; see kvf_codec_create. NULL: exact */
-    uint32_t learn_tokens;      /* staged before the basis or the model is made; 0: 1024, CROSS 2048, exact 256 */
+    uint32_t
+        learn_tokens; /* staged before the basis or the model is made; 0: 1024, CROSS 2048, or 8 × head_dim if that is more; exact 256 */
     /* of the bounded form: */
     kvf_pool_basis_t basis; /* HADAMARD needs nothing staged */
     uint64_t seed;          /* of the run index; random where tokens come from strangers */
@@ -54,6 +56,13 @@ typedef struct kvf_pool_stats {
     uint64_t planes_same;                       /* exact: found in units of other blocks so far */
     uint64_t find_ns, encode_ns, encoded_bytes; /* spent so far; engine bytes that were coded */
 } kvf_pool_stats_t;
+
+/* The default of learn_tokens for a bounded pool. */
+uint32_t kvf_pool_learn_tokens(kvf_pool_basis_t basis, uint32_t head_dim);
+/* The basis that KVF_POOL_BASIS_CALIBRATED makes of rows that were taken from `bytes` of blocks: a KLT if it saves more than it takes, else
+ * Hadamard with measured scales. One reference is the caller's. */
+kvf_status_t kvf_pool_calibrated_basis(kvf_calibration_t *calibration, uint64_t bytes, uint32_t version,
+                                       kvf_basis_t **basis) KVF_MUST_CHECK;
 
 /* KVF_OK, KVF_ERR_INVALID (layout, bounds), KVF_ERR_NO_MEMORY. */
 kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **pool) KVF_MUST_CHECK;

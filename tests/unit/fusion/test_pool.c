@@ -257,6 +257,34 @@ Test(pool, the_same_puts_give_the_same_bytes) {
     cr_assert_eq(bytes[0], bytes[1]);
 }
 
+Test(pool, a_bound_below_what_values_hold_keeps_every_bit) {
+    rig_t rig;
+    float bounds[ALL_PLANES];
+    rig_init(&rig, KVF_POOL_BASIS_HADAMARD, 0);
+    for (int i = 0; i < ALL_PLANES; i++) bounds[i] = 0.001f;
+    kvf_pool_options_t options = {.layout = &rig.layout, .bounds = bounds};
+    kvf_pool_destroy(rig.pool);
+    cr_assert_eq(kvf_pool_create(&options, &rig.pool), KVF_OK);
+    kvf_pool_block_t block = put(&rig, 0, 0, true, 0);
+    cr_assert_eq(kvf_pool_flush(rig.pool), KVF_OK);
+    cr_assert_eq(error_of(&rig, block, 0, 0), 0.0);
+    rig_free(&rig);
+}
+
+Test(pool, a_basis_that_does_not_pay_is_not_made) {
+    rig_t rig;
+    rig_init(&rig, KVF_POOL_BASIS_CALIBRATED, 1 << 20);
+    for (uint32_t i = 0; i < 3; i++) (void)put(&rig, i * TOKENS, 0, true, 0);
+    cr_assert_eq(kvf_pool_flush(rig.pool), KVF_OK);
+    size_t small = stats_of(&rig).bytes_basis;
+    rig_free(&rig);
+    rig_init(&rig, KVF_POOL_BASIS_CALIBRATED, 1 << 20);
+    for (uint32_t i = 0; i < 60; i++) (void)put(&rig, i % 20 * TOKENS, i, true, 0);
+    cr_assert_eq(kvf_pool_flush(rig.pool), KVF_OK);
+    cr_assert_gt(stats_of(&rig).bytes_basis, 10 * small);
+    rig_free(&rig);
+}
+
 Test(pool, wrong_arguments_change_nothing) {
     rig_t rig;
     kvf_pool_block_t block;
