@@ -62,7 +62,7 @@ static size_t add_heads(cursor_t *in, out_t *out, uint32_t planes) {
     size_t start = out->used;
     for (uint32_t i = 0; i < planes; i++) {
         uint8_t tables = next_byte(in), kinds = next_byte(in);
-        unsigned usual = (kinds & 7) % KVF_ROW_KINDS, second = (kinds >> 3 & 7) % KVF_ROW_KINDS;
+        unsigned usual = (unsigned)(kinds & 7) % KVF_ROW_KINDS, second = (unsigned)(kinds >> 3 & 7) % KVF_ROW_KINDS;
         if (usual == second) second = (usual + 1) % KVF_ROW_KINDS;
         add(out, tables, 1);
         add(out, usual | second << 3 | (kinds & 0xc0u), 1);
@@ -109,7 +109,7 @@ static void add_part(cursor_t *in, out_t *out, uint32_t rows_or_any) {
 static void add_record(cursor_t *in, out_t *out) {
     uint8_t tokens = (uint8_t)(1 + next_byte(in) % TOKENS), after[KVF_SOURCES] = {0};
     uint64_t position = next_number(in, 8);
-    uint8_t form = next_byte(in), spans = (form & 31) % (KVF_SPANS_MAX + 1);
+    uint8_t form = next_byte(in), spans = (uint8_t)((form & 31) % (KVF_SPANS_MAX + 1));
     add(out, KVF_RECORD_VERSION, 1);
     add(out, spans, 1);
     add(out, tokens, 2);
