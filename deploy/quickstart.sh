@@ -46,6 +46,11 @@ for transport in shared network; do
         --out "$work/$transport.safetensors" --verify
 done
 echo
+echo "== fused, here and without the daemon"
+for policy in exact 'error 0.05'; do
+    "$kvfuse" fuse tests/data/sample.safetensors --policy "$policy"
+    echo
+done
 "$kvfuse" stats --socket "$work/${address##*:}.stats" --brief
 cat <<END
 
