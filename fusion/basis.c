@@ -14,9 +14,8 @@ struct kvf_basis {
     size_t num_heads;        /* 1 if all are alike */
     kvf_basis_head_t *heads; /* [layer, plane, head], or one */
     float *floats;           /* [num_heads, floats_per_head] */
-    size_t memory_bytes;
-    uint8_t *bytes; /* [image.bytes] */
-    uint8_t *flat;  /* scale_eighths [dim] if flat */
+    uint8_t *bytes;          /* [image.bytes] */
+    uint8_t *flat;           /* scale_eighths [dim] if flat */
 };
 
 static size_t floats_per_head(const kvf__basis_image_t *image, size_t dim) {
@@ -47,7 +46,6 @@ static kvf_basis_t *allocate(const kvf__basis_image_t *image, const kvf_layout_t
     basis->floats = malloc(floats_bytes);
     basis->bytes = malloc(image->bytes);
     basis->flat = image->has_scales ? NULL : malloc(dim);
-    basis->memory_bytes = floats_bytes + basis->num_heads * sizeof(*basis->heads);
     if (basis->heads && basis->floats && basis->bytes && (image->has_scales || basis->flat)) return basis;
     destroy(basis);
     return NULL;
@@ -154,7 +152,6 @@ uint32_t kvf_basis_version(const kvf_basis_t *basis) { return basis->image.versi
 uint64_t kvf_basis_rows(const kvf_basis_t *basis) { return basis->image.rows; }
 size_t kvf_basis_bytes(const kvf_basis_t *basis) { return basis->image.bytes; }
 const void *kvf_basis_serialised(const kvf_basis_t *basis) { return basis->bytes; }
-size_t kvf_basis_memory_bytes(const kvf_basis_t *basis) { return basis->memory_bytes; }
 
 const kvf_basis_head_t *kvf_basis_head(const kvf_basis_t *basis, uint32_t layer, uint32_t plane, uint32_t head) {
     size_t index = ((size_t)layer * basis->planes + plane) * basis->kv_heads + head;

@@ -93,8 +93,6 @@ void kvf_basis_inverse_onto(const kvf_basis_head_t *head, const kvf_kernels_t *k
 size_t kvf_basis_bytes(const kvf_basis_t *basis);
 /* These bytes [kvf_basis_bytes], borrowed. */
 const void *kvf_basis_serialised(const kvf_basis_t *basis);
-/* Memory that the floats take beside the bytes. */
-size_t kvf_basis_memory_bytes(const kvf_basis_t *basis);
 
 /* Reads a basis of `layout` (checked). `bytes` may be anything and is not kept. Sets `basis` (one reference) on KVF_OK only.
  * KVF_ERR_CORRUPT: not the bytes of a basis, cut or changed; KVF_ERR_UNSUPPORTED: another format; KVF_ERR_LAYOUT: another

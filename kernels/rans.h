@@ -83,12 +83,6 @@ void kvf_rans_encoder_free(kvf_rans_encoder_t *encoder);
 void kvf_rans_encoder_reset(kvf_rans_encoder_t *encoder);
 /* Makes room for `num_ops` more; false: out of memory. */
 bool kvf_rans_encoder_reserve(kvf_rans_encoder_t *encoder, size_t num_ops);
-/* Notes one symbol. Room was reserved. */
-static inline void kvf_rans_put(kvf_rans_encoder_t *encoder, unsigned state, unsigned start, unsigned freq,
-                                unsigned bits) {
-    encoder->ops[encoder->num_ops++] =
-        (kvf_rans_op_t){(uint16_t)start, (uint16_t)freq, (uint16_t)bits, (uint16_t)state};
-}
 /* The most bytes that finish may write. */
 size_t kvf_rans_encoder_bound(const kvf_rans_encoder_t *encoder, uint32_t sets);
 /* Writes the stream to the front of `to` [bound bytes]; returns its bytes, 0 if the encoder had failed. With one set, what

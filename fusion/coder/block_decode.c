@@ -2,6 +2,7 @@
 #include "fusion/coder/angles.h"
 #include "fusion/coder/cross.h"
 #include "fusion/coder/map.h"
+#include "fusion/coder/part_internal.h"
 #include "fusion/coder/units.h"
 
 #include <stdlib.h>
@@ -137,7 +138,6 @@ static part_lanes_t part_lanes(const kvf_part_plane_t *plane, uint32_t head, uin
 
 /* ẑ of a group: rows of the own unit, and q × step + p of those that the record's part holds. The decoder's, until its next plane. */
 static const float *assemble(decoding_t *one, uint32_t head, uint32_t group) {
-    static const int32_t same[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     kvf_block_decoder_t *decoder = one->decoder;
     uint32_t dim = decoder->codec->shape.dim;
     size_t bytes = (size_t)dim * LANES * sizeof(float);
@@ -151,8 +151,8 @@ static const float *assemble(decoding_t *one, uint32_t head, uint32_t group) {
     kvf_kernels()->dequantise(decoder->z, kvf_part_plane_q(&decoder->part_plane, dim, head, group), lanes.step,
                               decoder->p, dim);
     if (one->info.own_unit && lanes.here != 0xffff)
-        kvf_kernels()->move_lanes(decoder->z, kvf_part_plane_q(&decoder->units.plane[0], dim, head, group), same,
-                                  ~lanes.here & 0xffff, dim);
+        kvf_kernels()->move_lanes(decoder->z, kvf_part_plane_q(&decoder->units.plane[0], dim, head, group),
+                                  kvf__same_lanes, ~lanes.here & 0xffff, dim);
     return decoder->z;
 }
 

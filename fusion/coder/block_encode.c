@@ -3,6 +3,7 @@
 #include "fusion/coder/chosen.h"
 #include "fusion/coder/cross.h"
 #include "fusion/coder/map.h"
+#include "fusion/coder/part_internal.h"
 #include "fusion/coder/units.h"
 
 #include <math.h>
@@ -140,7 +141,6 @@ static void set_aside(const encoding_t *one, group_t *group) {
 
 /* The prediction of each lane by the source that is nearer. Returns the lanes that have one. */
 static uint32_t predict(encoding_t *one, group_t *group) {
-    static const int32_t same[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     kvf_block_encoder_t *encoder = one->encoder;
     uint32_t dim = encoder->codec->shape.dim, lanes[KVF_SOURCES], all = 0, better = 0;
     for (unsigned s = 0; s < KVF_SOURCES; s++) {
@@ -159,7 +159,7 @@ static uint32_t predict(encoding_t *one, group_t *group) {
         for (uint32_t lane = 0; lane < LANES; lane++)
             if (lanes[1] >> lane & 1 && (!(lanes[0] >> lane & 1) || error[1][lane] < error[0][lane]))
                 better |= 1u << lane;
-        kvf_kernels()->move_lanes(encoder->p, encoder->r, same, better, dim);
+        kvf_kernels()->move_lanes(encoder->p, encoder->r, kvf__same_lanes, better, dim);
     }
     for (uint32_t lane = 0; lane < LANES; lane++) group->source[lane] = better >> lane & 1;
     return all;

@@ -188,32 +188,6 @@ int kvf_choice_table(const size_t *count) {
 
 /* ---- coding ---- */
 
-typedef struct place {
-    int table, bits; /* uniform bits below the symbol */
-} place_t;
-
-static place_t place_of(int32_t class) {
-    if (class < 0) class = 0;
-    if (class > KVF_CLASS_MAX) class = KVF_CLASS_MAX;
-    if (class < KVF_CLASS_TABLES) return (place_t){class, 0};
-    int above = class - KVF_CLASS_TABLES;
-    return (place_t){KVF_CLASS_TABLES - KVF_CLASS_OCTAVE + above % KVF_CLASS_OCTAVE, above / KVF_CLASS_OCTAVE + 1};
-}
-
-/* value = symbol × 2^bits + rest − 2^(bits−1), as the decoder has it. */
-static int32_t symbol_of(place_t place, int32_t value, int32_t *rest) {
-    *rest = 0;
-    if (!place.bits) return value;
-    int32_t moved = value + (1 << (place.bits - 1)), symbol = moved >> place.bits;
-    *rest = moved - symbol * (1 << place.bits);
-    return symbol;
-}
-
-static const kvf_rans_symbol_t *find(const kvf_model_t *model, int table, int32_t symbol) {
-    if (symbol < -KVF_SYMBOL_MAX || symbol > KVF_SYMBOL_MAX) return &model->symbols[table][ESCAPE];
-    return &model->symbols[table][symbol + KVF_SYMBOL_MAX];
-}
-
 uint64_t kvf_model_put_rows(const kvf_model_t *model, kvf_rans_encoder_t *encoder, const int32_t *classes,
                             const int32_t *shifts, uint32_t lanes, unsigned dim, const float *q) {
     uint64_t cost = 0;
@@ -221,10 +195,4 @@ uint64_t kvf_model_put_rows(const kvf_model_t *model, kvf_rans_encoder_t *encode
                                                        lanes, dim, q, &cost);
     encoder->num_ops = (size_t)(end - encoder->ops);
     return cost;
-}
-
-uint32_t kvf_model_cost(const kvf_model_t *model, int32_t class, int32_t value) {
-    place_t place = place_of(class);
-    int32_t rest, symbol = symbol_of(place, value, &rest);
-    return find(model, place.table, symbol)->cost + (uint32_t)place.bits * KVF_COST_ONE_BIT;
 }

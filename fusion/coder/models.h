@@ -50,7 +50,4 @@ int kvf_choice_table(const size_t *count);
 uint64_t kvf_model_put_rows(const kvf_model_t *model, kvf_rans_encoder_t *encoder, const int32_t *classes,
                             const int32_t *shifts, uint32_t lanes, unsigned dim, const float *q);
 
-/* Bits × 256 of one value in a class (clamped as the coder does). */
-uint32_t kvf_model_cost(const kvf_model_t *model, int32_t class, int32_t value);
-
 #endif

@@ -37,6 +37,16 @@ static inline void kvf__kind_symbols(const kvf__plane_head_t *head, int *symbols
 /* Whether a row has its source written: a choice of two. */
 static inline bool kvf__has_choice(int kind, uint8_t sources) { return kind <= KVF_ROW_REFERS && sources == 3; }
 
+/* Every lane from itself, for move_lanes. */
+static const int32_t kvf__same_lanes[KVF_RANS_LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* A little-endian number of up to 8 bytes. */
+static inline uint64_t kvf__number(const uint8_t *from, unsigned num_bytes) {
+    uint64_t value = 0;
+    for (unsigned i = 0; i < num_bytes; i++) value |= (uint64_t)from[i] << (8 * i);
+    return value;
+}
+
 /* Lanes of group `group` of a plane of `rows` rows. */
 static inline uint32_t kvf__group_lanes(const kvf_part_hints_t *hints, uint32_t rows, uint32_t group) {
     uint32_t left = rows - group * KVF_RANS_LANES;

@@ -3,12 +3,6 @@
 
 #include <string.h>
 
-static uint32_t number(const uint8_t *from, unsigned num_bytes) {
-    uint32_t value = 0;
-    for (unsigned i = 0; i < num_bytes; i++) value |= (uint32_t)from[i] << (8 * i);
-    return value;
-}
-
 typedef struct group_entry {
     uint32_t first_layer, sets;
     uint64_t head_bytes, stream_bytes, raw_bytes;
@@ -16,7 +10,8 @@ typedef struct group_entry {
 
 static group_entry_t entry_of(const kvf_part_reader_t *reader, uint32_t group) {
     const uint8_t *at = reader->bytes + KVF_PART_HEAD_BYTES + (size_t)group * KVF_PART_GROUP_BYTES;
-    return (group_entry_t){number(at, 2), number(at + 2, 2), number(at + 4, 4), number(at + 8, 4), number(at + 12, 4)};
+    return (group_entry_t){(uint32_t)kvf__number(at, 2), (uint32_t)kvf__number(at + 2, 2), kvf__number(at + 4, 4),
+                           kvf__number(at + 8, 4), kvf__number(at + 12, 4)};
 }
 
 static uint64_t bytes_of(const group_entry_t *entry) {
@@ -59,11 +54,12 @@ kvf_status_t kvf_part_reader_init(kvf_part_reader_t *reader, const kvf_part_shap
     reader->shape = shape;
     reader->bytes = bytes;
     reader->num_bytes = num_bytes;
-    if (num_bytes < KVF_PART_HEAD_BYTES || bytes[0] != KVF_PART_VERSION || number(bytes + 2, 2)) return KVF_ERR_CORRUPT;
+    if (num_bytes < KVF_PART_HEAD_BYTES || bytes[0] != KVF_PART_VERSION || kvf__number(bytes + 2, 2))
+        return KVF_ERR_CORRUPT;
     reader->model = kvf_model((kvf_shape_t)bytes[1]);
-    reader->rows = number(bytes + 4, 2);
-    reader->groups = number(bytes + 6, 2);
-    reader->basis_version = number(bytes + 8, 4);
+    reader->rows = (uint32_t)kvf__number(bytes + 4, 2);
+    reader->groups = (uint32_t)kvf__number(bytes + 6, 2);
+    reader->basis_version = (uint32_t)kvf__number(bytes + 8, 4);
     if (!reader->model || !reader->rows || !reader->groups || !is_directory_sound(reader)) return KVF_ERR_CORRUPT;
     return open_group(reader, 0, KVF_PART_HEAD_BYTES + (size_t)reader->groups * KVF_PART_GROUP_BYTES);
 }

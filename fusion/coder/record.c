@@ -1,13 +1,8 @@
 /* record.c - reads the record of a block, and maps its tokens. */
 #include "fusion/coder/map.h"
+#include "fusion/coder/part_internal.h"
 
 #include <string.h>
-
-static uint64_t number(const uint8_t *from, unsigned num_bytes) {
-    uint64_t value = 0;
-    for (unsigned i = 0; i < num_bytes; i++) value |= (uint64_t)from[i] << (8 * i);
-    return value;
-}
 
 bool kvf__are_spans_sound(const kvf_span_t *spans, uint32_t num_spans, uint32_t tokens) {
     uint32_t after[KVF_SOURCES] = {0};
@@ -25,16 +20,17 @@ kvf_status_t kvf_record_read(const uint8_t *record, size_t record_bytes, uint32_
     memset(info, 0, sizeof(*info));
     if (record_bytes < KVF_RECORD_HEAD_BYTES || record[0] != KVF_RECORD_VERSION) return KVF_ERR_CORRUPT;
     info->num_spans = record[1];
-    info->tokens = (uint32_t)number(record + 2, 2);
-    info->position = number(record + 4, 8);
-    info->own_unit = number(record + 12, 8);
+    info->tokens = (uint32_t)kvf__number(record + 2, 2);
+    info->position = kvf__number(record + 4, 8);
+    info->own_unit = kvf__number(record + 12, 8);
     size_t part_at = KVF_RECORD_HEAD_BYTES + info->num_spans * (size_t)KVF_RECORD_SPAN_BYTES;
     if (!info->tokens || info->tokens > tokens_max || info->num_spans > KVF_SPANS_MAX || record_bytes < part_at)
         return KVF_ERR_CORRUPT;
     for (uint32_t i = 0; i < info->num_spans; i++) {
         const uint8_t *at = record + KVF_RECORD_HEAD_BYTES + (size_t)i * KVF_RECORD_SPAN_BYTES;
-        info->spans[i] = (kvf_span_t){number(at, 8), (uint16_t)number(at + 8, 2), (uint16_t)number(at + 10, 2),
-                                      (uint16_t)number(at + 12, 2), (uint16_t)number(at + 14, 2)};
+        info->spans[i] =
+            (kvf_span_t){kvf__number(at, 8), (uint16_t)kvf__number(at + 8, 2), (uint16_t)kvf__number(at + 10, 2),
+                         (uint16_t)kvf__number(at + 12, 2), (uint16_t)kvf__number(at + 14, 2)};
     }
     if (!kvf__are_spans_sound(info->spans, info->num_spans, info->tokens)) return KVF_ERR_CORRUPT;
     if (part_at < record_bytes) {

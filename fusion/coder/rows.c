@@ -13,8 +13,6 @@ enum { LANES = KVF_RANS_LANES, SEARCH_MAX = 64 };
 /* A reference must save this much to be worth it: a row that refers cannot be referred to. */
 static const float WORTH = 0.7f;
 
-static const int32_t same_lanes[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 static float inverse_of(float step) { return 1.0f / step; }
 
 static void set_steps(const int *e, float *step, float *inverse) {
@@ -88,7 +86,7 @@ static int level_of(float energy, float step) {
 
 static void clear_lanes(float *v, uint32_t lanes, unsigned dim) {
     static const float zeros[1024 * LANES]; /* KVF_HEAD_DIM_MAX */
-    if (lanes) kvf_kernels()->move_lanes(v, zeros, same_lanes, lanes, dim);
+    if (lanes) kvf_kernels()->move_lanes(v, zeros, kvf__same_lanes, lanes, dim);
 }
 
 /* q of all rows at their steps. Of those that are not coded nothing is left, as a decoder sees them. Rows beyond the range of
@@ -155,7 +153,7 @@ static uint32_t cheaper_with_unit(const kvf_rows_t *rows, uint32_t lanes, const 
 static void take_values(kvf_rows_t *rows, uint32_t alone, const float *residual) {
     rows->v = rows->predicted ? rows->r : rows->z;
     if (!rows->predicted) return;
-    kvf_kernels()->move_lanes(rows->r, rows->z, same_lanes, alone, rows->dim);
+    kvf_kernels()->move_lanes(rows->r, rows->z, kvf__same_lanes, alone, rows->dim);
     clear_lanes(rows->p, alone, rows->dim);
     for (int lane = 0; lane < LANES; lane++)
         if (!(alone >> lane & 1)) rows->energy[lane] = residual[lane];

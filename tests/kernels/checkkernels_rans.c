@@ -8,6 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Notes one symbol. Room was reserved. */
+static void put(kvf_rans_encoder_t *encoder, unsigned state, unsigned start, unsigned freq, unsigned bits) {
+    encoder->ops[encoder->num_ops++] =
+        (kvf_rans_op_t){(uint16_t)start, (uint16_t)freq, (uint16_t)bits, (uint16_t)state};
+}
+
 enum {
     LANES = KVF_RANS_LANES,
     SLOTS = KVF_RANS_TABLE_SLOTS,
@@ -75,8 +81,8 @@ static kvf_rans_model_t draw_model(void) {
 static void put_bits(const int32_t *values, uint32_t lanes, unsigned set, const unsigned *bits, unsigned shift) {
     for (unsigned lane = 0; lane < LANES; lane++)
         if (lanes >> lane & 1)
-            kvf_rans_put(&encoder, set * LANES + lane, (unsigned)values[lane] >> shift & ((1u << bits[lane]) - 1), 1,
-                         bits[lane]);
+            put(&encoder, set * LANES + lane, (unsigned)values[lane] >> shift & ((1u << bits[lane]) - 1), 1,
+                bits[lane]);
 }
 
 /* Draws and notes one vector step; q gets what a decoder must say. */
@@ -96,7 +102,7 @@ static void put_step(const kvf_rans_model_t *model, const call_t *call, int32_t 
             rest[lane] = (int32_t)(check_draw() & ((1u << bits[lane]) - 1));
         }
         unsigned slot = (unsigned)(check_draw() % SLOTS), entry = model->slots[c * SLOTS + (int)slot];
-        kvf_rans_put(&encoder, set * LANES + lane, slot - (entry & 0xfff), entry >> 12 & 0xfff, KVF_RANS_PROB_BITS);
+        put(&encoder, set * LANES + lane, slot - (entry & 0xfff), entry >> 12 & 0xfff, KVF_RANS_PROB_BITS);
         symbols[lane] = (int32_t)entry >> 24;
         if (symbols[lane] == KVF_RANS_ESCAPE) {
             escaped |= 1u << lane;
@@ -163,7 +169,7 @@ static void draw_ops(size_t num_ops) {
         if (freq > 0xffff) freq = 0xffff;
         unsigned start = (unsigned)(check_draw() % ((1u << bits) - freq + 1));
         state = is_wild ? (unsigned)check_draw() & last : (state + 1 + (unsigned)(check_draw() % 16 / 13)) & last;
-        kvf_rans_put(&encoder, state, start, freq, bits);
+        put(&encoder, state, start, freq, bits);
     }
 }
 
