@@ -51,10 +51,10 @@ static uint64_t num_segments(kvf_space_t *of) {
     return stats.segments;
 }
 
-/* Until there was enough reading, and `other` has `segments`. */
+/* Until there was enough reading, and `other` has `segments`: it may have one more for a while, and gives it back. */
 static void write_some(uint64_t segments) {
     uint64_t state = 99;
-    for (int i = 0; i < ROUNDS || ((atomic_load(&hits) < READS || num_segments(other) < segments) && i < ROUNDS_MAX);
+    for (int i = 0; i < ROUNDS || ((atomic_load(&hits) < READS || num_segments(other) != segments) && i < ROUNDS_MAX);
          i++) {
         state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
         uint64_t number = (state >> 33) % KEYS;
