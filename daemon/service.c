@@ -195,7 +195,7 @@ kvf_status_t kvf_service_listen(kvf_service_t *service, const struct sockaddr *a
 
 void kvf_service_reject_knock(kvf_service_t *service, ucp_conn_request_h request) {
     kvf_metrics_add(service->metrics, KVF_METRIC_SESSIONS_REFUSED, 1);
-    kvf_listener_reject(service->listener, request);
+    kvf_conn_refuse(service->worker, request);
 }
 
 void kvf_service_hand_knock(kvf_service_t *service, ucp_conn_request_h request) {

@@ -61,7 +61,8 @@ static void on_ep_error(void *arg, ucp_ep_h ep, ucs_status_t status) {
     kvf_conn_close(conn, why == KVF_OK ? KVF_ERR_TRANSPORT : why);
 }
 
-static kvf_status_t create(kvf_worker_t *worker, ucp_ep_params_t *params, void *user, kvf_conn_t **out) {
+/* A connection that nobody knows yet: not listed, so what comes over it is dropped and its end told to no one. */
+static kvf_status_t create_unlisted(kvf_worker_t *worker, ucp_ep_params_t *params, void *user, kvf_conn_t **out) {
     kvf_conn_t *conn = calloc(1, sizeof(*conn));
     if (!conn) return KVF_ERR_NO_MEMORY;
     conn->worker = worker;
@@ -76,6 +77,14 @@ static kvf_status_t create(kvf_worker_t *worker, ucp_ep_params_t *params, void *
         return kvf_status_from_ucs(status);
     }
     worker->num_conns++;
+    *out = conn;
+    return KVF_OK;
+}
+
+static kvf_status_t create(kvf_worker_t *worker, ucp_ep_params_t *params, void *user, kvf_conn_t **out) {
+    kvf_conn_t *conn;
+    kvf_status_t status = create_unlisted(worker, params, user, &conn);
+    if (status != KVF_OK) return status;
     HASH_ADD_PTR(worker->by_ep, ep, conn);
     if (!conn->hh.tbl) {
         kvf_conn_close(conn, KVF_ERR_NO_MEMORY);
@@ -98,6 +107,12 @@ kvf_status_t kvf_conn_connect(kvf_worker_t *worker, const struct sockaddr *addre
 kvf_status_t kvf_conn_accept(kvf_worker_t *worker, ucp_conn_request_h request, void *user, kvf_conn_t **conn) {
     ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST, .conn_request = request};
     return create(worker, &params, user, conn);
+}
+
+void kvf_conn_refuse(kvf_worker_t *worker, ucp_conn_request_h request) {
+    ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST, .conn_request = request};
+    kvf_conn_t *conn;
+    if (create_unlisted(worker, &params, NULL, &conn) == KVF_OK) kvf_conn_close(conn, KVF_ERR_BUSY);
 }
 
 size_t kvf_conn_num_sending(const kvf_conn_t *conn) { return conn->num_sending; }

@@ -1,5 +1,3 @@
-#define KVF_LOG_MODULE "ucx"
-#include "transport/log.h"
 #include "transport/worker_internal.h"
 
 #include <arpa/inet.h>
@@ -50,11 +48,6 @@ void kvf_listener_destroy(kvf_listener_t *listener) {
     if (!listener) return;
     ucp_listener_destroy(listener->ucp);
     free(listener);
-}
-
-void kvf_listener_reject(kvf_listener_t *listener, ucp_conn_request_h request) {
-    ucs_status_t status = ucp_listener_reject(listener->ucp, request);
-    if (status != UCS_OK) kvf_log_debug("cannot reject a connection: %s", ucs_status_string(status));
 }
 
 uint16_t kvf_listener_port(const kvf_listener_t *listener) { return listener->port; }

@@ -57,6 +57,8 @@ kvf_status_t kvf_conn_connect(kvf_worker_t *worker, const struct sockaddr *addre
  * memory for a connection: the client's connect then times out. */
 kvf_status_t kvf_conn_accept(kvf_worker_t *worker, ucp_conn_request_h request, void *user,
                              kvf_conn_t **conn) KVF_MUST_CHECK;
+/* Turns the client behind `request` away: accepted and closed at once, since UCX may crash in ucp_listener_reject. */
+void kvf_conn_refuse(kvf_worker_t *worker, ucp_conn_request_h request);
 
 /* Told once when a send is over: KVF_OK (UCX has no more use for the memory), or why not. May be called before
  * kvf_conn_send returns. */
@@ -77,14 +79,13 @@ size_t kvf_conn_num_sending(const kvf_conn_t *conn);
 
 typedef struct kvf_listener kvf_listener_t;
 
-/* Called for each client that knocks; must pass `request` to kvf_conn_accept or kvf_listener_reject. */
+/* Called for each client that knocks; must pass `request` to kvf_conn_accept or kvf_conn_refuse. */
 typedef void (*kvf_knock_fn)(void *arg, ucp_conn_request_h request);
 
 /* Listens on `address`. Fails with KVF_ERR_ADDRESS_IN_USE, KVF_ERR_ADDRESS, … Logs nothing. */
 kvf_status_t kvf_listener_create(kvf_worker_t *worker, const struct sockaddr *address, socklen_t address_bytes,
                                  kvf_knock_fn on_knock, void *arg, kvf_listener_t **listener) KVF_MUST_CHECK;
 void kvf_listener_destroy(kvf_listener_t *listener);
-void kvf_listener_reject(kvf_listener_t *listener, ucp_conn_request_h request);
 /* The port that it really has, as asked for or chosen. */
 uint16_t kvf_listener_port(const kvf_listener_t *listener);
 
