@@ -103,6 +103,7 @@ static void on_sweep(uv_timer_t *sweep) {
     uint64_t now = uv_hrtime();
     kvf_session_t *session, *next;
     DL_FOREACH_SAFE(service->sessions, session, next) kvf__session_sweep(session, now);
+    kvf_worker_close_refused(service->worker, now - KVF__REFUSED_MS * UINT64_C(1000000));
     if (!service->is_draining) return;
     bool is_late = now > service->drain_deadline_ns;
     if (is_late) kvf_log_warn("thread %u: drain-timeout is over, what is in flight is cut", service->number);

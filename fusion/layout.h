@@ -35,10 +35,18 @@ typedef struct kvf_layout {
     const char *model;
 } kvf_layout_t;
 
-typedef enum kvf_policy_kind { KVF_POLICY_EXACT = 0 } kvf_policy_kind_t;
+typedef enum kvf_policy_kind {
+    KVF_POLICY_EXACT = 0,
+    KVF_POLICY_ERROR = 1,
+    KVF_POLICY_RATIO = 2,
+    KVF_POLICY_FUSE = 3,
+} kvf_policy_kind_t;
 
 typedef struct kvf_policy {
     kvf_policy_kind_t kind;
+    float error_k, error_v;
+    float ratio;
+    float tau;
 } kvf_policy_t;
 #endif
 

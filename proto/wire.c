@@ -45,6 +45,12 @@ const char *kvf_frame_type_name(unsigned type) {
         [KVF_FRAME_ERROR] = "error",
         [KVF_FRAME_DROP_SPACE] = "drop",
         [KVF_FRAME_DROP_SPACE_REPLY] = "drop reply",
+        [KVF_FRAME_GET_UNITS] = "get units",
+        [KVF_FRAME_UNITS_REPLY] = "units reply",
+        [KVF_FRAME_GET_BASIS] = "get basis",
+        [KVF_FRAME_BASIS_REPLY] = "basis reply",
+        [KVF_FRAME_PLAN] = "plan",
+        [KVF_FRAME_PLAN_REPLY] = "plan reply",
     };
     return type < KVF_FRAME_TYPE_END && names[type] ? names[type] : "?";
 }

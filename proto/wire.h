@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 enum {
-    KVF_PROTOCOL = 2,
+    KVF_PROTOCOL = 3,
     KVF_FRAME_HEAD_BYTES = 32,
     KVF_KEY_BYTES_MAX = 64,
     KVF_SPACE_NAME_BYTES_MAX = 128,
@@ -49,8 +49,20 @@ typedef enum kvf_frame_type {
     KVF_FRAME_ERROR = 16,
     KVF_FRAME_DROP_SPACE = 17,
     KVF_FRAME_DROP_SPACE_REPLY = 18,
+    KVF_FRAME_GET_UNITS = 19,
+    KVF_FRAME_UNITS_REPLY = 20,
+    KVF_FRAME_GET_BASIS = 21,
+    KVF_FRAME_BASIS_REPLY = 22,
+    KVF_FRAME_PLAN = 23,
+    KVF_FRAME_PLAN_REPLY = 24,
     KVF_FRAME_TYPE_END,
 } kvf_frame_type_t;
+
+/* In which form the blocks of a fused space are coded. */
+typedef enum kvf_form {
+    KVF_FORM_BOUNDED = 1, /* fusion/coder: rows within a bound */
+    KVF_FORM_EXACT = 2,   /* fusion/exact: every bit */
+} kvf_form_t;
 
 typedef struct kvf_frame_head {
     kvf_frame_type_t type;

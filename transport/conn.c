@@ -4,8 +4,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
-enum { RECEIVING_MAX = 16 /* rendezvous under way on one connection */ };
+enum {
+    RECEIVING_MAX = 16, /* rendezvous under way on one connection */
+    REFUSED_MAX = 128,  /* refused connections that await their end */
+};
 
 /* ---- life ---- */
 
@@ -58,6 +62,7 @@ static void on_ep_error(void *arg, ucp_ep_h ep, ucs_status_t status) {
     kvf_conn_t *conn = arg;
     kvf_status_t why = kvf_status_from_ucs(status);
     kvf_log_debug("endpoint failed: %s", ucs_status_string(status));
+    if (conn->refused_ns) return; /* its time to be closed comes */
     kvf_conn_close(conn, why == KVF_OK ? KVF_ERR_TRANSPORT : why);
 }
 
@@ -109,10 +114,27 @@ kvf_status_t kvf_conn_accept(kvf_worker_t *worker, ucp_conn_request_h request, v
     return create(worker, &params, user, conn);
 }
 
+static void close_refused(kvf_conn_t *conn) {
+    DL_DELETE(conn->worker->refused, conn);
+    conn->worker->num_refused--;
+    conn->refused_ns = 0;
+    kvf_conn_close(conn, KVF_ERR_BUSY);
+}
+
 void kvf_conn_refuse(kvf_worker_t *worker, ucp_conn_request_h request) {
     ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST, .conn_request = request};
     kvf_conn_t *conn;
-    if (create_unlisted(worker, &params, NULL, &conn) == KVF_OK) kvf_conn_close(conn, KVF_ERR_BUSY);
+    if (create_unlisted(worker, &params, NULL, &conn) != KVF_OK) return;
+    conn->refused_ns = uv_hrtime();
+    DL_APPEND(worker->refused, conn);
+    if (++worker->num_refused > REFUSED_MAX) close_refused(worker->refused);
+}
+
+void kvf_worker_close_refused(kvf_worker_t *worker, uint64_t until_ns) {
+    kvf_conn_t *conn, *next;
+    DL_FOREACH_SAFE(worker->refused, conn, next) {
+        if (conn->refused_ns <= until_ns) close_refused(conn);
+    }
 }
 
 size_t kvf_conn_num_sending(const kvf_conn_t *conn) { return conn->num_sending; }

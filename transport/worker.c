@@ -148,6 +148,7 @@ void kvf_worker_destroy(kvf_worker_t *worker) {
     if (!worker) return;
     kvf_conn_t *conn, *next;
     HASH_ITER(hh, worker->by_ep, conn, next) kvf_conn_close(conn, KVF_ERR_SHUTDOWN);
+    kvf_worker_close_refused(worker, UINT64_MAX);
     /* UCX aborts (1.13) when a worker with requests is destroyed: force-closed endpoints end theirs, then all is well. */
     uint64_t deadline = uv_hrtime() + DESTROY_WAIT_MS * UINT64_C(1000000);
     while (worker->num_conns && uv_hrtime() < deadline) {

@@ -57,8 +57,11 @@ kvf_status_t kvf_conn_connect(kvf_worker_t *worker, const struct sockaddr *addre
  * memory for a connection: the client's connect then times out. */
 kvf_status_t kvf_conn_accept(kvf_worker_t *worker, ucp_conn_request_h request, void *user,
                              kvf_conn_t **conn) KVF_MUST_CHECK;
-/* Turns the client behind `request` away: accepted and closed at once, since UCX may crash in ucp_listener_reject. */
+/* Turns the client behind `request` away: accepted, heard no more, and closed by kvf_worker_close_refused (README: why not at once, and not
+ * by ucp_listener_reject). */
 void kvf_conn_refuse(kvf_worker_t *worker, ucp_conn_request_h request);
+/* Closes those that were refused before `until_ns` (uv_hrtime). */
+void kvf_worker_close_refused(kvf_worker_t *worker, uint64_t until_ns);
 
 /* Told once when a send is over: KVF_OK (UCX has no more use for the memory), or why not. May be called before
  * kvf_conn_send returns. */

@@ -24,6 +24,8 @@ struct kvf_worker {
     size_t num_conns;      /* that UCX has not let go of */
     kvf_conn_t *by_ep;     /* uthash: UCX's reply endpoint -> connection */
     kvf_conn_t *closing;   /* asked to close, to be started by the loop */
+    kvf_conn_t *refused;   /* DL, the oldest first */
+    size_t num_refused;
 };
 
 struct kvf_conn {
@@ -32,6 +34,8 @@ struct kvf_conn {
     void *user;
     UT_hash_handle hh; /* hh.tbl NULL: there was no memory to list it, and its user does not know it */
     kvf_conn_t *next_closing;
+    kvf_conn_t *prev, *next; /* in worker->refused */
+    uint64_t refused_ns;     /* 0: not there */
     bool is_closing; /* close was asked for */
     bool ep_is_gone; /* UCX has closed the endpoint */
     kvf_status_t why;

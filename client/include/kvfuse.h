@@ -98,15 +98,25 @@ typedef struct kvf_layout {
     const char *model; /* fingerprint: model, revision, quantisation, TP rank, … ≤ 255 bytes; borrowed */
 } kvf_layout_t;
 
-/* What may happen to the bytes. */
+/* What may happen to the bytes. A row is what one token has of one head; ε bounds its error: ‖x − x̂‖ ≤ ε‖x‖. */
 typedef enum kvf_policy_kind {
     KVF_POLICY_EXACT = 0, /* the same bits come back */
+    KVF_POLICY_ERROR = 1, /* every row within error_k or error_v */
+    KVF_POLICY_RATIO = 2, /* every row within a bound that the daemon chooses for its layer, so that blocks take about 1 / ratio
+                             of their bytes; a block keeps the bound that it was coded under */
+    KVF_POLICY_FUSE = 3,  /* a row may become another one's direction times its own length, if their cosine is tau or more */
 } kvf_policy_kind_t;
 
-typedef struct kvf_policy {
+typedef struct kvf_policy { /* fields of other kinds are 0; all 0 is exact */
     kvf_policy_kind_t kind;
+    float error_k, error_v; /* ERROR: in (0, 1] */
+    float ratio;            /* RATIO: 1.5…64 */
+    float tau;              /* FUSE: in [0.5, 1) */
 } kvf_policy_t;
 #endif
+
+/* Reads "exact", "error E", "error K=E,V=E", "ratio R" or "fuse T". KVF_ERR_INVALID, and `error` (may be NULL) says why. */
+KVF_API_CHECK kvf_status_t kvf_policy_parse(const char *text, kvf_policy_t *policy, kvf_error_t *error);
 
 /* Bytes of a block of `layout`, and of one layer of it; 0 if the layout is not valid. */
 KVF_API uint64_t kvf_layout_block_bytes(const kvf_layout_t *layout);
@@ -122,6 +132,9 @@ typedef enum kvf_transport {
 
 typedef enum kvf_progress { KVF_PROGRESS_THREAD = 0, KVF_PROGRESS_CALLER = 1 } kvf_progress_t;
 
+/* Who codes what is put into a fused space: the daemon behind the put, or the library before it, which sends less then. */
+typedef enum kvf_put_mode { KVF_PUT_RAW = 0, KVF_PUT_FUSED = 1 } kvf_put_mode_t;
+
 /* A field that is 0 or NULL means its default. */
 typedef struct kvf_client_options {
     const char *address; /* host:port or [v6]:port, resolved once, by kvf_connect. Default 127.0.0.1:7311 */
@@ -133,6 +146,8 @@ typedef struct kvf_client_options {
     uint32_t connect_timeout_ms; /* of kvf_connect. Default 5000 */
     uint32_t request_timeout_ms; /* of requests that give none. Default 10000 */
     uint32_t ping_ms;            /* the daemon is asked for a sign of life after this silence. Default 2000 */
+    kvf_put_mode_t put_mode;
+    size_t unit_cache_bytes;     /* units of fused spaces that are kept for the next get. Default 64 MiB */
     size_t bounce_bytes;         /* shared memory through which puts from unregistered memory go. Default 32 MiB */
     const char
         *ucx_tls; /* UCX's transports, as in UCX_TLS, which wins; copied. Default "tcp"; for RDMA as the daemon's */
@@ -220,9 +235,10 @@ typedef struct kvf_block {
     const kvf_piece_t
         *pieces; /* in the order of the block's bytes; their sum is that of the block, or of the layers asked for */
     size_t num_pieces;
-    uint64_t
-        position; /* of the block's first token in its prompt, in tokens (put only): reserved for fusion, today without
-                     effect; 0 if unknown */
+    /* What helps fusion, of a put; all may be 0 or NULL: unknown. */
+    uint64_t position;         /* of the block's first token in its prompt, in tokens: K of the same text at another place is fused */
+    const uint32_t *token_ids; /* [block_tokens]; copied */
+    kvf_key_t previous;        /* key of the block before it in its prompt; copied */
 } kvf_block_t;
 
 typedef struct kvf_request_options {
@@ -230,6 +246,7 @@ typedef struct kvf_request_options {
     uint32_t first_layer; /* get: only the layers first_layer … first_layer + num_layers - 1 */
     uint32_t num_layers;  /* 0: all from first_layer on */
     void *user;           /* comes back in the completion */
+    float *bounds;        /* get: [count, K and V] where to tell the ε of each block that came, 0: exact; borrowed; NULL: nowhere */
 } kvf_request_options_t;
 
 /* All calls below: `count` is 1 to 2^20. Keys, pieces, blocks and options are copied, and may go when the call returns. The
