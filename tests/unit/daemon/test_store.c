@@ -46,7 +46,7 @@ static void make_store(uint64_t host_bytes, uint64_t segment_bytes, uint64_t sta
 
 static kvf_space_t *open_space(const char *name) {
     kvf_layout_t layout = sample();
-    kvf_policy_t policy = {KVF_POLICY_EXACT};
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
     kvf_space_t *space = NULL;
     cr_assert_eq(kvf_store_open_space(store, name, &layout, &policy, &space, why, sizeof(why)), KVF_OK, "%s", why);
     return space;
@@ -390,7 +390,7 @@ Test(store, what_a_space_was_made_with_is_compared_by_name) {
     open_space("a");
     kvf_layout_t other = sample();
     other.block_tokens = 32;
-    kvf_policy_t policy = {KVF_POLICY_EXACT};
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
     kvf_space_t *space = NULL;
     cr_assert_eq(kvf_store_open_space(store, "a", &other, &policy, &space, why, sizeof(why)), KVF_ERR_LAYOUT);
     cr_assert_not_null(strstr(why, "block_tokens"));
@@ -402,7 +402,7 @@ Test(store, what_a_space_was_made_with_is_compared_by_name) {
 Test(store, blocks_that_do_not_fit_name_the_option_to_raise) {
     make_store(8 * MIB, MIB, 64 << 10);
     kvf_layout_t large = sample();
-    kvf_policy_t policy = {KVF_POLICY_EXACT};
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
     kvf_space_t *space;
     large.head_dim = 128; /* 64 KiB and a head */
     cr_assert_eq(kvf_store_open_space(store, "a", &large, &policy, &space, why, sizeof(why)), KVF_ERR_TOO_LARGE);
@@ -423,7 +423,7 @@ Test(store, spaces_are_limited) {
     static const char *const names[] = {"a", "b", "c", "d"};
     for (int i = 0; i < 4; i++) open_space(names[i]);
     kvf_layout_t layout = sample();
-    kvf_policy_t policy = {KVF_POLICY_EXACT};
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
     kvf_space_t *space;
     cr_assert_eq(kvf_store_open_space(store, "e", &layout, &policy, &space, why, sizeof(why)), KVF_ERR_BUSY);
     cr_assert_not_null(strstr(why, "max-spaces"));
@@ -442,7 +442,7 @@ Test(store, spaces_are_limited) {
 
 static kvf_status_t open_existing(const char *name, kvf_space_t **space) {
     kvf_layout_t layout = sample();
-    kvf_policy_t policy = {KVF_POLICY_EXACT};
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
     return kvf_store_open_existing(store, name, &layout, &policy, space, why, sizeof(why));
 }
 

@@ -82,7 +82,7 @@ int main(void) {
                                    .prepare = true};
     kvf_layout_t layout = {
         .layers = 1, .planes = 1, .kv_heads = 1, .head_dim = 32, .block_tokens = 16, .dtype = KVF_BF16, .model = "m"};
-    kvf_policy_t policy = {KVF_POLICY_EXACT};
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
     char why[256];
     kvf_store_t *store;
     if (kvf_store_create(&options, &store, why, sizeof(why)) != KVF_OK ||
