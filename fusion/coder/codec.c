@@ -115,6 +115,10 @@ kvf_status_t kvf_codec_create(const kvf_layout_t *layout, kvf_basis_t *basis, co
     return status;
 }
 
+void kvf_codec_set_bounds(kvf_codec_t *codec, const float *bounds) {
+    memcpy(codec->bounds, bounds, (size_t)codec->shape.layers * codec->shape.planes * sizeof(*bounds));
+}
+
 void kvf_codec_destroy(kvf_codec_t *codec) {
     if (!codec) return;
     kvf_basis_unref(codec->basis);

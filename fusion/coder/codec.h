@@ -1,4 +1,4 @@
-/* codec.h - what every block of a space is coded with: layout, basis, bounds. Immutable once made.
+/* codec.h - what every block of a space is coded with: layout, basis, bounds. Immutable once made, but for the bounds.
  * Threads: [any thread]. Locks: none. */
 #ifndef KVF_FUSION_CODEC_H
 #define KVF_FUSION_CODEC_H
@@ -23,5 +23,7 @@ typedef struct kvf_codec {
 kvf_status_t kvf_codec_create(const kvf_layout_t *layout, kvf_basis_t *basis, const float *bounds,
                               kvf_codec_t **codec) KVF_MUST_CHECK;
 void kvf_codec_destroy(kvf_codec_t *codec);
+/* Other bounds for blocks to come, as of create; none is being encoded. What decodes does not look at bounds. */
+void kvf_codec_set_bounds(kvf_codec_t *codec, const float *bounds);
 
 #endif
