@@ -10,7 +10,7 @@ kvf_pool_block_t kvf__block_handle(const kvf_pool_t *pool, const kvf__block_t *b
     return (uint64_t)block->generation << 32 | ((uint32_t)(block - pool->blocks) + 1);
 }
 
-kvf__block_t *kvf__block_find(kvf_pool_t *pool, kvf_pool_block_t handle) {
+kvf__block_t *kvf__block_find(const kvf_pool_t *pool, kvf_pool_block_t handle) {
     uint32_t index = (uint32_t)handle - 1;
     if (index >= pool->num_blocks) return NULL;
     kvf__block_t *block = &pool->blocks[index];
@@ -40,18 +40,21 @@ kvf_status_t kvf__block_take(kvf_pool_t *pool, kvf__block_t **block) {
     return KVF_OK;
 }
 
-void kvf__block_give(kvf_pool_t *pool, kvf__block_t *block) {
-    if (pool->form->leave) pool->form->leave(pool, block);
-    kvf__let_go(&block->record);
-    *block = (kvf__block_t){.generation = block->generation + 1, .next_free = pool->free_block};
-    pool->free_block = (uint32_t)(block - pool->blocks);
+void kvf__block_empty(kvf_pool_t *pool, kvf__block_t *block) {
+    if (!block->is_staged) {
+        kvf__let_go(pool, &block->record);
+        return;
+    }
+    free(block->record.bytes);
+    block->record = (kvf__kept_t){0};
+    block->is_staged = false;
 }
 
-void kvf__block_keep(kvf_pool_t *pool, kvf__block_t *block, kvf__kept_t record) {
-    kvf__let_go(&block->record);
-    block->record = record;
-    block->is_staged = false;
-    pool->stats.bytes_records += record.num_bytes;
+void kvf__block_give(kvf_pool_t *pool, kvf__block_t *block) {
+    if (pool->form->leave) pool->form->leave(pool, block);
+    kvf__block_empty(pool, block);
+    *block = (kvf__block_t){.generation = block->generation + 1, .next_free = pool->free_block};
+    pool->free_block = (uint32_t)(block - pool->blocks);
 }
 
 /* ---- staging ---- */

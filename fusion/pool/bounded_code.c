@@ -3,9 +3,11 @@
 
 #include <string.h>
 
-/* The last tokens of the block before `block`, if it is known: its context. */
-static uint32_t context_of(kvf_pool_t *pool, const kvf__block_t *block, uint32_t context[KVF_RUN_CONTEXT_KEPT]) {
-    const kvf__block_t *previous = kvf__block_find(pool, kvf__text_of(pool, block)->previous);
+/* ---- what it may refer to ---- */
+
+/* The last tokens of the block before, if it is known: the context of the one behind it. */
+static uint32_t context_of(const kvf_pool_t *pool, kvf_pool_block_t handle, uint32_t context[KVF_RUN_CONTEXT_KEPT]) {
+    const kvf__block_t *previous = kvf__block_find(pool, handle);
     if (!previous) return 0;
     uint32_t count = previous->tokens < KVF_RUN_CONTEXT_KEPT ? previous->tokens : KVF_RUN_CONTEXT_KEPT;
     memcpy(context, kvf__text_of(pool, previous)->token_ids + previous->tokens - count, count * sizeof(*context));
@@ -22,16 +24,18 @@ static void drop_chosen(kvf_run_candidate_t *candidates, const kvf_run_span_t *s
             }
 }
 
-static kvf_status_t find_spans(kvf_pool_t *pool, const kvf__block_t *block, kvf_span_t *spans, uint32_t *num_spans) {
+kvf_status_t kvf__bounded_spans(const kvf_pool_t *pool, const kvf_pool_put_t *put, kvf_span_t *spans,
+                                uint32_t *num_spans) {
     kvf_run_candidate_t candidates[KVF_BLOCK_TOKENS_MAX * KVF_RUN_CANDIDATES];
     kvf_run_span_t runs[KVF_RUN_SPANS];
-    uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, block, context);
+    uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, put->previous, context);
     *num_spans = 0;
-    kvf_status_t status = kvf_runs_find(kvf__bounded_of(pool)->runs, kvf__text_of(pool, block)->token_ids,
-                                        block->tokens, context, num_context, candidates);
+    if (put->tokens > pool->layout->block_tokens) return KVF_ERR_INVALID;
+    kvf_status_t status =
+        kvf_runs_find(kvf__bounded_of(pool)->runs, put->token_ids, put->tokens, context, num_context, candidates);
     if (status) return status;
     for (uint16_t source = 0; source < KVF_SOURCES; source++) {
-        uint32_t count = kvf_run_spans(candidates, block->tokens, runs);
+        uint32_t count = kvf_run_spans(candidates, put->tokens, runs);
         for (uint32_t i = 0; i < count && *num_spans < KVF_SPANS_MAX; i++)
             spans[(*num_spans)++] =
                 (kvf_span_t){kvf__unit_id(pool, runs[i].unit), runs[i].row, runs[i].rows, runs[i].unit_row, source};
@@ -40,72 +44,113 @@ static kvf_status_t find_spans(kvf_pool_t *pool, const kvf__block_t *block, kvf_
     return KVF_OK;
 }
 
-/* Enters the rows of a new unit: one for each token of the block. */
-static kvf_status_t enter_unit(kvf_pool_t *pool, const kvf__block_t *block, const kvf_record_info_t *info) {
-    uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, block, context), before = KVF_UNIT_NONE;
-    const kvf__block_t *previous = kvf__block_find(pool, kvf__text_of(pool, block)->previous);
-    kvf_record_info_t previous_info;
-    if (previous && !previous->is_staged &&
-        !kvf_record_read(previous->record.bytes, previous->record.num_bytes, pool->layout->block_tokens,
-                         &previous_info) &&
-        previous_info.own_unit)
-        before = (uint32_t)previous_info.own_unit - 1;
-    kvf_status_t status =
-        kvf_runs_insert(kvf__bounded_of(pool)->runs, (uint32_t)info->own_unit - 1, kvf__text_of(pool, block)->token_ids,
-                        block->tokens, context, num_context, before);
-    return status == KVF_EXISTS ? KVF_OK : status;
+/* A span whose unit is not there is left out by encode. */
+kvf_status_t kvf__bounded_find(kvf_pool_t *pool, kvf_pool_coder_t *coder) {
+    kvf__bounded_coder_t *state = kvf__bounded_coder_of(coder);
+    kvf_status_t status = kvf__bounded_spans(pool, &coder->put, state->spans, &state->num_spans);
+    for (uint32_t i = 0; i < state->num_spans && !status; i++) (void)kvf__coder_pin(pool, coder, state->spans[i].unit);
+    return status;
 }
 
-static void count(kvf_pool_t *pool, const kvf__block_t *block, const kvf_block_out_t *out) {
-    kvf_pool_stats_t *stats = &pool->stats;
-    for (int kind = 0; kind < KVF_ROW_KINDS; kind++) stats->rows[kind] += out->rows[kind];
-    if (out->worst > stats->worst) stats->worst = out->worst;
-    stats->encoded_bytes += kvf__block_bytes(pool, block->tokens);
+/* ---- coding ---- */
+
+kvf_status_t kvf__bounded_check(kvf_pool_coder_t *coder, const uint8_t *record, size_t record_bytes) {
+    kvf__bounded_coder_t *state = kvf__bounded_coder_of(coder);
+    return kvf_block_decode(state->decoder, record, record_bytes, kvf__coder_find, coder, 0, coder->layout->layers,
+                            state->nowhere);
 }
 
-/* Keeps what the encoder made. On a failure nothing of it stays. */
-static kvf_status_t keep(kvf_pool_t *pool, kvf__block_t *block, uint64_t unit_id, const kvf_block_out_t *out) {
-    kvf_record_info_t info;
-    kvf__kept_t record = {0};
-    kvf_status_t status = kvf_record_read(out->record, out->record_bytes, pool->layout->block_tokens, &info);
-    if (status) return KVF_ERR_INTERNAL;
-    if (!kvf__keep(&record, out->record, out->record_bytes)) return KVF_ERR_NO_MEMORY;
-    if (out->unit) {
-        uint32_t index = (uint32_t)unit_id - 1;
-        if (!kvf__keep(&pool->units[index].part, out->unit, out->unit_bytes)) {
-            kvf__let_go(&record);
-            return KVF_ERR_NO_MEMORY;
-        }
-        kvf__unit_ref(pool, unit_id);
-        status = enter_unit(pool, block, &info);
-        if (status) {
-            kvf__unit_unref(pool, unit_id);
-            kvf__let_go(&record);
-            return status;
-        }
+/* Whether a unit can be decoded: as the own unit of a block that has nothing else. *status: it could not be tried. */
+static bool is_decodable(kvf_pool_coder_t *coder, const kvf__pin_t *pin, kvf_status_t *status) {
+    uint8_t record[KVF_RECORD_HEAD_BYTES] = {KVF_RECORD_VERSION};
+    if (pin->part.num_bytes < KVF_PART_HEAD_BYTES) return false;
+    memcpy(record + 2, pin->part.bytes + 4, 2); /* rows (part.h) are tokens (block.h) */
+    for (unsigned i = 0; i < 8; i++) record[12 + i] = (uint8_t)(pin->id >> (8 * i));
+    kvf_status_t checked = kvf__bounded_check(coder, record, sizeof(record));
+    if (checked == KVF_ERR_NO_MEMORY) *status = checked;
+    return !checked;
+}
+
+/* Finds the units that an encoder stumbled over, to go on without them. */
+static kvf_status_t leave_damaged_out(kvf_pool_coder_t *coder) {
+    kvf_status_t status = KVF_OK;
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < coder->num_pins && !status; i++) {
+        kvf__pin_t *pin = &coder->pins[i];
+        if (pin->is_damaged || is_decodable(coder, pin, &status)) continue;
+        pin->is_damaged = !status;
+        found++;
     }
-    for (uint32_t i = 0; i < info.num_spans; i++) kvf__unit_ref(pool, info.spans[i].unit);
-    kvf__block_keep(pool, block, record);
+    if (status || found) return status;
+    for (uint32_t i = 0; i < coder->num_pins; i++) { /* none by itself: better without all than not at all */
+        found += !coder->pins[i].is_damaged;
+        coder->pins[i].is_damaged = true;
+    }
+    return found ? KVF_OK : KVF_ERR_INTERNAL;
+}
+
+kvf_status_t kvf__bounded_mark_used(kvf_pool_coder_t *coder) {
+    kvf_record_info_t info;
+    if (kvf_record_read(coder->out.record, coder->out.record_bytes, coder->layout->block_tokens, &info))
+        return KVF_ERR_INTERNAL;
+    for (uint32_t i = 0; i < info.num_spans; i++) {
+        kvf__pin_t *pin = kvf__coder_pin_of(coder, info.spans[i].unit);
+        if (!pin) return KVF_ERR_INTERNAL;
+        pin->is_used = true;
+    }
     return KVF_OK;
 }
 
-kvf_status_t kvf__bounded_code(kvf_pool_t *pool, kvf__block_t *block, const void *const *planes) {
-    kvf_span_t spans[KVF_SPANS_MAX];
-    kvf_block_in_t in = {.planes = planes,
-                         .tokens = block->tokens,
-                         .position = kvf__text_of(pool, block)->position,
-                         .spans = spans,
-                         .find = kvf__unit_bytes,
-                         .find_arg = pool};
+static kvf_status_t encode_rows(kvf_pool_coder_t *coder, kvf_block_out_t *out) {
+    const kvf__bounded_coder_t *state = kvf__bounded_coder_of(coder);
+    kvf_block_in_t in = {.planes = coder->put.planes,
+                         .tokens = coder->put.tokens,
+                         .position = coder->put.position,
+                         .unit = coder->unit,
+                         .spans = state->spans,
+                         .num_spans = state->num_spans,
+                         .find = kvf__coder_find,
+                         .find_arg = coder};
+    kvf_status_t status = kvf_block_encode(state->encoder, &in, out);
+    while (status == KVF_ERR_CORRUPT) {
+        status = leave_damaged_out(coder);
+        if (!status) status = kvf_block_encode(state->encoder, &in, out);
+    }
+    return status;
+}
+
+kvf_status_t kvf__bounded_encode(kvf_pool_coder_t *coder) {
+    if (coder->was_coded) return kvf__bounded_check(coder, coder->out.record, coder->out.record_bytes);
     kvf_block_out_t out;
-    uint64_t start = kvf__pool_now_ns();
-    kvf_status_t status = kvf__unit_reserve(pool, &in.unit);
-    if (!status) status = find_spans(pool, block, spans, &in.num_spans);
-    uint64_t found = kvf__pool_now_ns();
-    pool->stats.find_ns += found - start;
-    if (!status) status = kvf_block_encode(kvf__bounded_of(pool)->encoder, &in, &out);
+    kvf_status_t status = encode_rows(coder, &out);
     if (status) return status;
-    pool->stats.encode_ns += kvf__pool_now_ns() - found;
-    count(pool, block, &out);
-    return keep(pool, block, in.unit, &out);
+    coder->out.record = out.record;
+    coder->out.record_bytes = out.record_bytes;
+    coder->out.unit = out.unit;
+    coder->out.unit_bytes = out.unit_bytes;
+    memcpy(coder->out.rows, out.rows, sizeof(out.rows));
+    coder->out.worst = out.worst;
+    return kvf__bounded_mark_used(coder);
+}
+
+/* ---- its unit ---- */
+
+/* The slot of the own unit of a block, KVF_UNIT_NONE: it has none. */
+static uint32_t own_unit_of(const kvf_pool_t *pool, kvf_pool_block_t handle) {
+    const kvf__block_t *block = kvf__block_find(pool, handle);
+    kvf_record_info_t info;
+    if (!block || block->is_staged ||
+        kvf_record_read(block->record.bytes, block->record.num_bytes, pool->layout->block_tokens, &info) ||
+        !info.own_unit)
+        return KVF_UNIT_NONE;
+    return (uint32_t)info.own_unit - 1;
+}
+
+/* Rows of the unit: one for each token of the block. */
+kvf_status_t kvf__bounded_enter_unit(kvf_pool_t *pool, kvf_pool_coder_t *coder) {
+    const kvf__text_t *text = kvf__text_of(pool, &pool->blocks[coder->block]);
+    uint32_t context[KVF_RUN_CONTEXT_KEPT], num_context = context_of(pool, text->previous, context);
+    kvf_status_t status = kvf_runs_insert(kvf__bounded_of(pool)->runs, (uint32_t)coder->unit - 1, text->token_ids,
+                                          coder->put.tokens, context, num_context, own_unit_of(pool, text->previous));
+    return status == KVF_EXISTS ? KVF_OK : status;
 }

@@ -1,4 +1,4 @@
-/* pool.c - a pool: put, flush, get, delete, in whichever form. */
+/* pool.c - a pool: its life, learning, bounds, figures. */
 #include "fusion/pool/pool_internal.h"
 
 #include <stdlib.h>
@@ -13,6 +13,8 @@ uint64_t kvf__pool_now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* ---- life ---- */
+
 /* Bounds that rounding to the dtype alone uses up (codec.h): then keeping every bit takes fewer bytes. At bf16 0.0016 still pays, 0.0014 does not; others by their
  * mantissas. */
 static bool is_finer_than_values(const kvf_layout_t *layout, const float *bounds) {
@@ -24,6 +26,18 @@ static bool is_finer_than_values(const kvf_layout_t *layout, const float *bounds
     return true;
 }
 
+static kvf_status_t fill(kvf_pool_t *pool, const kvf_pool_options_t *options) {
+    pool->layout = kvf_layout_clone(options->layout);
+    pool->planes = malloc(pool->num_planes * sizeof(*pool->planes));
+    if (!pool->layout || !pool->planes) return KVF_ERR_NO_MEMORY;
+    kvf_status_t status = pool->form->create(pool, options);
+    if (status) return status;
+    size_t units = pool->form->pins_max(pool) + 1;
+    pool->ids = malloc(units * sizeof(*pool->ids));
+    pool->pieces = malloc(units * sizeof(*pool->pieces));
+    return pool->ids && pool->pieces ? KVF_OK : KVF_ERR_NO_MEMORY;
+}
+
 kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **pool) {
     char why[128];
     const kvf_layout_t *layout = options->layout;
@@ -32,12 +46,11 @@ kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **poo
     if (!made) return KVF_ERR_NO_MEMORY;
     made->form =
         options->bounds && !is_finer_than_values(layout, options->bounds) ? &kvf__bounded_form : &kvf__exact_form;
-    made->is_learning = true;
+    made->memory = options->memory;
+    atomic_init(&made->is_learning, true);
     made->free_unit = made->free_block = KVF__NO_SLOT;
     made->num_planes = layout->layers * layout->planes;
-    made->layout = kvf_layout_clone(layout);
-    made->planes = malloc(made->num_planes * sizeof(*made->planes));
-    kvf_status_t status = made->layout && made->planes ? made->form->create(made, options) : KVF_ERR_NO_MEMORY;
+    kvf_status_t status = fill(made, options);
     if (status) {
         kvf_pool_destroy(made);
         return status;
@@ -48,110 +61,75 @@ kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **poo
 
 void kvf_pool_destroy(kvf_pool_t *pool) {
     if (!pool) return;
-    for (uint32_t i = 0; i < pool->num_units; i++) kvf__let_go(&pool->units[i].part);
-    for (uint32_t i = 0; i < pool->num_blocks; i++) kvf__let_go(&pool->blocks[i].record);
+    kvf_pool_coder_destroy(pool->coder);
+    for (uint32_t i = 0; i < pool->num_units; i++) kvf__let_go(pool, &pool->units[i].part);
+    for (uint32_t i = 0; i < pool->num_blocks; i++) kvf__block_empty(pool, &pool->blocks[i]);
     pool->form->destroy(pool);
     kvf_layout_destroy(pool->layout);
     free((void *)pool->planes);
+    free(pool->ids);
+    free(pool->pieces);
     free(pool->units);
     free(pool->blocks);
     free(pool->staged);
     free(pool);
 }
 
-static kvf_status_t learn(kvf_pool_t *pool) {
-    kvf_status_t status = pool->is_learning ? pool->form->learn(pool) : KVF_OK;
-    if (!status) pool->is_learning = false;
+/* ---- learning ---- */
+
+uint32_t kvf_pool_form(const kvf_pool_t *pool) { return pool->form->number; }
+
+uint32_t kvf_pool_tokens_to_learn(const kvf_pool_t *pool) { return pool->learn_tokens; }
+
+bool kvf__has_learnt(const kvf_pool_t *pool) { return !atomic_load_explicit(&pool->is_learning, memory_order_acquire); }
+
+bool kvf_pool_is_learning(const kvf_pool_t *pool) { return !kvf__has_learnt(pool); }
+
+kvf_status_t kvf__learn(kvf_pool_t *pool, const kvf__lessons_t *lessons) {
+    if (kvf__has_learnt(pool)) return KVF_OK;
+    kvf_status_t status = pool->form->learn(pool, lessons);
+    if (!status) atomic_store_explicit(&pool->is_learning, false, memory_order_release);
     return status;
 }
 
-kvf_status_t kvf_pool_flush(kvf_pool_t *pool) {
-    if (!pool->stats.staged) return KVF_OK;
-    kvf_status_t status = learn(pool), damage = KVF_OK;
-    for (size_t i = 0; i < pool->num_staged && !status; i++) {
-        kvf__block_t *block = kvf__staged_at(pool, i);
-        if (!block) continue;
-        if (!kvf__is_sound(&block->record)) {
-            damage = KVF_ERR_CORRUPT;
-            continue;
-        }
-        status = pool->form->code(pool, block, kvf__staged_planes(pool, block));
-        if (!status) kvf__unstage(pool, block->tokens);
-    }
-    kvf__staged_clean(pool);
-    return status ? status : damage;
+static const kvf_pool_put_t *lesson_of_put(void *arg, size_t i) { return (const kvf_pool_put_t *)arg + i; }
+
+kvf_status_t kvf_pool_learn(kvf_pool_t *pool, const kvf_pool_put_t *puts, size_t count) {
+    if (kvf__has_learnt(pool)) return KVF_OK;
+    if (!count && pool->learn_tokens) return KVF_ERR_INVALID;
+    for (size_t i = 0; i < count; i++)
+        if (!kvf__is_put_sound(pool->layout, &puts[i])) return KVF_ERR_INVALID;
+    kvf__lessons_t lessons = {.count = count, .at = lesson_of_put, .arg = (void *)puts};
+    return kvf__learn(pool, &lessons);
 }
 
-static bool is_put_sound(const kvf_pool_t *pool, const kvf_pool_put_t *put) {
-    if (!put->tokens || put->tokens > pool->layout->block_tokens) return false;
-    for (size_t i = 0; i < pool->num_planes; i++)
-        if (!put->planes[i]) return false;
-    return true;
-}
-
-/* Stages a block or codes it. */
-static kvf_status_t take(kvf_pool_t *pool, kvf__block_t *block, const kvf_pool_put_t *put) {
-    kvf_status_t status = pool->form->enter ? pool->form->enter(pool, block, put) : KVF_OK;
-    if (status) return status;
-    if (pool->is_learning && pool->learn_tokens) return kvf__stage(pool, block, put->planes);
-    status = learn(pool);
-    return status ? status : pool->form->code(pool, block, put->planes);
-}
-
-kvf_status_t kvf_pool_put(kvf_pool_t *pool, const kvf_pool_put_t *put, kvf_pool_block_t *handle) {
-    kvf__block_t *block;
-    if (!is_put_sound(pool, put)) return KVF_ERR_INVALID;
-    kvf_status_t status = kvf__block_take(pool, &block);
-    if (status) return status;
-    block->tokens = put->tokens;
-    status = take(pool, block, put);
-    if (status) {
-        kvf__block_give(pool, block);
-        return status;
+kvf_status_t kvf_pool_basis_image(const kvf_pool_t *pool, uint32_t version, uint32_t *found, uint8_t **image,
+                                  size_t *image_bytes) {
+    if (!kvf__has_learnt(pool)) return KVF_ERR_NOT_FOUND;
+    size_t num_bytes;
+    uint32_t newest;
+    const void *bytes = pool->form->image(pool, &newest, &num_bytes);
+    if (version && version != newest) return KVF_ERR_NOT_FOUND;
+    uint8_t *copy = NULL;
+    if (num_bytes) {
+        copy = malloc(num_bytes);
+        if (!copy) return KVF_ERR_NO_MEMORY;
+        memcpy(copy, bytes, num_bytes);
     }
-    *handle = kvf__block_handle(pool, block);
-    pool->stats.blocks++;
-    pool->stats.bytes_put += kvf__block_bytes(pool, put->tokens);
-    if (pool->is_learning && pool->staged_tokens >= pool->learn_tokens) {
-        kvf_status_t coded = kvf_pool_flush(pool);
-        (void)coded; /* the block is held, coded or not; the next flush says what is wrong */
-    }
+    *found = newest;
+    *image = copy;
+    *image_bytes = num_bytes;
     return KVF_OK;
 }
 
-kvf_status_t kvf_pool_get(kvf_pool_t *pool, kvf_pool_block_t handle, uint32_t first_layer, uint32_t layers,
-                          void *const *planes) {
-    const kvf__block_t *block = kvf__block_find(pool, handle);
-    const kvf_layout_t *layout = pool->layout;
-    if (!block) return KVF_ERR_NOT_FOUND;
-    if (first_layer > layout->layers || layers > layout->layers - first_layer) return KVF_ERR_INVALID;
-    if (!kvf__is_sound(&block->record)) return KVF_ERR_CORRUPT;
-    if (!block->is_staged) return pool->form->decode(pool, block, first_layer, layers, planes);
-    size_t bytes = kvf__plane_bytes(pool, block->tokens);
-    for (size_t i = 0; i < (size_t)layers * layout->planes; i++)
-        if (planes[i])
-            memcpy(planes[i], block->record.bytes + ((size_t)first_layer * layout->planes + i) * bytes, bytes);
-    return KVF_OK;
-}
-
-kvf_status_t kvf_pool_delete(kvf_pool_t *pool, kvf_pool_block_t handle) {
-    kvf__block_t *block = kvf__block_find(pool, handle);
-    if (!block) return KVF_ERR_NOT_FOUND;
-    pool->stats.blocks--;
-    pool->stats.bytes_put -= kvf__block_bytes(pool, block->tokens);
-    if (block->is_staged)
-        kvf__unstage(pool, block->tokens);
-    else {
-        pool->stats.bytes_records -= block->record.num_bytes;
-        pool->form->release(pool, block);
-    }
-    kvf__block_give(pool, block);
-    return KVF_OK;
-}
+/* ---- figures ---- */
 
 void kvf_pool_get_stats(const kvf_pool_t *pool, kvf_pool_stats_t *stats) {
+    uint32_t version;
+    size_t basis_bytes = 0;
+    if (kvf__has_learnt(pool)) (void)pool->form->image(pool, &version, &basis_bytes);
     *stats = pool->stats;
     stats->bytes_index =
         pool->form->index_bytes(pool) + pool->num_units * sizeof(kvf__unit_t) + pool->num_blocks * sizeof(kvf__block_t);
-    stats->bytes_basis = pool->form->basis_bytes(pool);
+    stats->bytes_basis = basis_bytes;
 }

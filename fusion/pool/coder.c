@@ -1,0 +1,246 @@
+/* coder.c - coding one block beside others: begin, encode, end; what a coder pins meanwhile. */
+#include "fusion/pool/pool_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- life ---- */
+
+kvf_status_t kvf_pool_coder_create(kvf_pool_t *pool, kvf_pool_coder_t **coder) {
+    if (!kvf__has_learnt(pool)) return KVF_ERR_BUSY;
+    kvf_pool_coder_t *made = calloc(1, sizeof(*made));
+    if (!made) return KVF_ERR_NO_MEMORY;
+    made->form = pool->form;
+    made->layout = pool->layout;
+    made->pins = malloc(pool->form->pins_max(pool) * sizeof(*made->pins));
+    kvf_status_t status = made->pins ? pool->form->coder_create(pool, made) : KVF_ERR_NO_MEMORY;
+    if (status)
+        kvf_pool_coder_destroy(made);
+    else
+        *coder = made;
+    return status;
+}
+
+void kvf_pool_coder_destroy(kvf_pool_coder_t *coder) {
+    if (!coder) return;
+    coder->form->coder_destroy(coder);
+    free(coder->pins);
+    free(coder);
+}
+
+kvf_status_t kvf__own_coder(kvf_pool_t *pool, kvf_pool_coder_t **coder) {
+    kvf_status_t status = pool->coder ? KVF_OK : kvf_pool_coder_create(pool, &pool->coder);
+    *coder = pool->coder;
+    return status;
+}
+
+/* ---- pins ---- */
+
+kvf__pin_t *kvf__coder_pin_of(kvf_pool_coder_t *coder, uint64_t id) {
+    for (uint32_t i = coder->num_pins; i-- > 0;) /* who asks mostly asks for the last one again */
+        if (coder->pins[i].id == id) return &coder->pins[i];
+    return NULL;
+}
+
+bool kvf__coder_pin(kvf_pool_t *pool, kvf_pool_coder_t *coder, uint64_t id) {
+    if (kvf__coder_pin_of(coder, id)) return true;
+    kvf__unit_t *unit = kvf__unit_find(pool, id);
+    if (!unit || unit->is_shunned) return false;
+    unit->refs++;
+    coder->pins[coder->num_pins++] = (kvf__pin_t){.id = id, .part = unit->part};
+    return true;
+}
+
+bool kvf__coder_find(void *arg, uint64_t id, kvf_unit_bytes_t *out) {
+    kvf_pool_coder_t *coder = arg;
+    if (coder->was_coded && coder->out.unit && id == coder->unit) {
+        *out = (kvf_unit_bytes_t){coder->out.unit, coder->out.unit_bytes};
+        return true;
+    }
+    kvf__pin_t *pin = kvf__coder_pin_of(coder, id);
+    if (!pin) return false;
+    if (!pin->is_damaged) pin->is_damaged = !kvf__is_sound(&pin->part);
+    *out = (kvf_unit_bytes_t){pin->part.bytes, pin->part.num_bytes};
+    return !pin->is_damaged;
+}
+
+/* Pins that are used become the block's references, if it is kept; the others go. */
+static void drop_pins(kvf_pool_t *pool, kvf_pool_coder_t *coder, bool is_kept) {
+    for (uint32_t i = 0; i < coder->num_pins; i++) {
+        const kvf__pin_t *pin = &coder->pins[i];
+        if (pin->is_damaged) kvf__unit_shun(pool, pin->id);
+        if (!is_kept || !pin->is_used) kvf__unit_unref(pool, pin->id);
+    }
+    coder->num_pins = 0;
+}
+
+/* ---- begin ---- */
+
+/* coder->put without token ids has what stands for them. */
+static void take_put(kvf_pool_coder_t *coder, const kvf_pool_put_t *put) {
+    coder->put = *put;
+    if (!put->token_ids) coder->put.token_ids = coder->stand_in;
+}
+
+static void prepare(kvf_pool_coder_t *coder, const kvf_pool_put_t *put) {
+    uint64_t start = kvf__pool_now_ns();
+    coder->out = (kvf__coded_t){0};
+    coder->prepared = *put;
+    coder->stand_in = coder->form->prepare(coder, put);
+    coder->out.find_ns = kvf__pool_now_ns() - start;
+    coder->stage = KVF__PREPARED;
+}
+
+static bool is_prepared_for(const kvf_pool_coder_t *coder, const kvf_pool_put_t *put) {
+    const kvf_pool_put_t *prepared = &coder->prepared;
+    return coder->stage == KVF__PREPARED && prepared->planes == put->planes && prepared->tokens == put->tokens &&
+           !prepared->token_ids == !put->token_ids;
+}
+
+/* Takes a unit's slot, and finds what there is for coder->put, or takes what came `coded`. */
+static kvf_status_t begin_in_slot(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_coded_put_t *coded) {
+    uint64_t start = kvf__pool_now_ns();
+    kvf_status_t status = kvf__unit_take(pool, &coder->unit);
+    if (status) return status;
+    coder->num_pins = 0;
+    coder->was_coded = coded != NULL;
+    status = coded ? coder->form->take_coded(pool, coder, coded) : coder->form->find(pool, coder);
+    if (status) {
+        drop_pins(pool, coder, false);
+        kvf__unit_give(pool, coder->unit);
+        return status;
+    }
+    coder->out.find_ns += kvf__pool_now_ns() - start;
+    coder->stage = KVF__BEGUN;
+    return KVF_OK;
+}
+
+/* Takes a slot for the block, too. */
+static kvf_status_t begin_new(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_coded_put_t *coded) {
+    kvf__block_t *block;
+    kvf_status_t status = kvf__block_take(pool, &block);
+    if (status) return status;
+    coder->block = (uint32_t)(block - pool->blocks);
+    coder->is_new = true;
+    if (pool->form->enter) status = pool->form->enter(pool, block, &coder->put);
+    if (!status) status = begin_in_slot(pool, coder, coded);
+    if (status) kvf__block_give(pool, block);
+    return status;
+}
+
+kvf_status_t kvf_pool_prepare(kvf_pool_coder_t *coder, const kvf_pool_put_t *put) {
+    if (coder->stage > KVF__PREPARED || !kvf__is_put_sound(coder->layout, put)) return KVF_ERR_INVALID;
+    prepare(coder, put);
+    return KVF_OK;
+}
+
+kvf_status_t kvf_pool_begin(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_put_t *put) {
+    if (!is_prepared_for(coder, put)) {
+        kvf_status_t status = kvf_pool_prepare(coder, put);
+        if (status) return status;
+    }
+    take_put(coder, put);
+    return begin_new(pool, coder, NULL);
+}
+
+kvf_status_t kvf_pool_begin_coded(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_put_t *put,
+                                  const kvf_pool_coded_put_t *coded) {
+    if (!coder->form->take_coded) return KVF_ERR_UNSUPPORTED;
+    if (coder->stage > KVF__PREPARED || !put->token_ids || !put->tokens || put->tokens > coder->layout->block_tokens)
+        return KVF_ERR_INVALID;
+    coder->stage = KVF__IDLE;
+    coder->put = *put;
+    coder->out = (kvf__coded_t){0};
+    return begin_new(pool, coder, coded);
+}
+
+kvf_status_t kvf__begin_staged(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf__block_t *block,
+                               const kvf_pool_put_t *put) {
+    coder->block = (uint32_t)(block - pool->blocks);
+    coder->is_new = false;
+    prepare(coder, put);
+    take_put(coder, put);
+    return begin_in_slot(pool, coder, NULL);
+}
+
+/* ---- encode ---- */
+
+kvf_status_t kvf_pool_encode(kvf_pool_coder_t *coder) {
+    if (coder->stage != KVF__BEGUN) return KVF_ERR_INVALID;
+    uint64_t start = kvf__pool_now_ns(), found = coder->out.find_ns;
+    kvf_status_t status = coder->form->encode(coder);
+    if (status) return status;
+    coder->out.encode_ns = kvf__pool_now_ns() - start - (coder->out.find_ns - found);
+    coder->stage = KVF__ENCODED;
+    return KVF_OK;
+}
+
+void kvf_pool_coded(const kvf_pool_coder_t *coder, size_t *record_bytes, size_t *unit_bytes) {
+    bool is_coded = coder->stage == KVF__ENCODED;
+    *record_bytes = is_coded ? coder->out.record_bytes : 0;
+    *unit_bytes = is_coded ? coder->out.unit_bytes : 0;
+}
+
+/* ---- end ---- */
+
+static void count(kvf_pool_t *pool, const kvf_pool_coder_t *coder) {
+    kvf_pool_stats_t *stats = &pool->stats;
+    const kvf__coded_t *out = &coder->out;
+    if (coder->is_new) {
+        stats->blocks++;
+        stats->bytes_put += kvf__block_bytes(pool, coder->put.tokens);
+    }
+    stats->bytes_records += out->record_bytes;
+    for (int kind = 0; kind < KVF_ROW_KINDS; kind++) stats->rows[kind] += out->rows[kind];
+    if (out->worst > stats->worst) stats->worst = out->worst;
+    stats->planes_same += out->planes_same;
+    stats->find_ns += out->find_ns;
+    if (coder->was_coded) return;
+    stats->encode_ns += out->encode_ns;
+    stats->encoded_bytes += kvf__block_bytes(pool, coder->put.tokens);
+}
+
+kvf_status_t kvf_pool_end(kvf_pool_t *pool, kvf_pool_coder_t *coder, kvf_pool_block_t *handle) {
+    const kvf__coded_t *out = &coder->out;
+    kvf__kept_t record = {0}, part = {0};
+    if (coder->stage != KVF__ENCODED) return KVF_ERR_INVALID;
+    bool is_kept = kvf__keep(pool, &record, out->record, out->record_bytes) &&
+                   (!out->unit || kvf__keep(pool, &part, out->unit, out->unit_bytes));
+    kvf_status_t status = is_kept ? KVF_OK : KVF_ERR_NO_MEMORY;
+    if (!status && out->unit) status = pool->form->enter_unit(pool, coder);
+    if (status) {
+        kvf__let_go(pool, &part);
+        kvf__let_go(pool, &record);
+        return status;
+    }
+    if (out->unit)
+        kvf__unit_keep(pool, coder->unit, part);
+    else
+        kvf__unit_give(pool, coder->unit);
+    drop_pins(pool, coder, true);
+    kvf__block_t *block = &pool->blocks[coder->block];
+    if (block->is_staged) kvf__unstage(pool, block->tokens);
+    kvf__block_empty(pool, block);
+    block->record = record;
+    block->tokens = coder->put.tokens;
+    count(pool, coder);
+    coder->stage = KVF__IDLE;
+    *handle = kvf__block_handle(pool, block);
+    return KVF_OK;
+}
+
+void kvf_pool_cancel(kvf_pool_t *pool, kvf_pool_coder_t *coder) {
+    if (coder->stage >= KVF__BEGUN) {
+        drop_pins(pool, coder, false);
+        kvf__unit_give(pool, coder->unit);
+        if (coder->is_new) kvf__block_give(pool, &pool->blocks[coder->block]);
+    }
+    coder->stage = KVF__IDLE;
+}
+
+kvf_status_t kvf__code(kvf_pool_t *pool, kvf_pool_coder_t *coder, kvf_pool_block_t *block) {
+    kvf_status_t status = kvf_pool_encode(coder);
+    if (!status) status = kvf_pool_end(pool, coder, block);
+    if (status) kvf_pool_cancel(pool, coder);
+    return status;
+}
