@@ -103,6 +103,13 @@ kvf_status_t kvf_pool_learn(kvf_pool_t *pool, const kvf_pool_put_t *puts, size_t
     return kvf__learn(pool, &lessons);
 }
 
+uint32_t kvf_pool_version(const kvf_pool_t *pool) {
+    uint32_t version = 0;
+    size_t bytes;
+    if (!kvf_pool_is_learning(pool)) (void)pool->form->image(pool, &version, &bytes);
+    return version;
+}
+
 kvf_status_t kvf_pool_basis_image(const kvf_pool_t *pool, uint32_t version, uint32_t *found, uint8_t **image,
                                   size_t *image_bytes) {
     if (!kvf__has_learnt(pool)) return KVF_ERR_NOT_FOUND;

@@ -115,6 +115,8 @@ kvf_status_t kvf_pool_learn(kvf_pool_t *pool, const kvf_pool_put_t *puts, size_t
 const float *kvf_pool_bounds(const kvf_pool_t *pool);
 /* Codes later blocks under other bounds, each in (0, 1]; no coder is between begin and end. KVF_ERR_INVALID: a bound; KVF_ERR_UNSUPPORTED: an exact pool. */
 kvf_status_t kvf_pool_set_bounds(kvf_pool_t *pool, const float *bounds) KVF_MUST_CHECK;
+/* The version of the basis or the model that blocks to come will name; 0: it is learning. */
+uint32_t kvf_pool_version(const kvf_pool_t *pool);
 /* What a decoder elsewhere needs for blocks of `version` (0: the newest): the version, and bytes for kvf_basis_parse or kvf_exact_model_parse, a copy
  * that is the caller's to free; *image NULL: it needs none. KVF_ERR_NOT_FOUND: no such version (yet); KVF_ERR_NO_MEMORY. */
 kvf_status_t kvf_pool_basis_image(const kvf_pool_t *pool, uint32_t version, uint32_t *found, uint8_t **image,
