@@ -76,6 +76,9 @@ void kvf_evict_touch(kvf_evict_t *evict, uint32_t id);
 /* A client deleted the record: forgets it without a trace. Harmless for an id that is not tracked. */
 void kvf_evict_remove(kvf_evict_t *evict, uint32_t id);
 
+/* The record `id` goes by another id from now on, one that is not tracked, with its place, key and touches (but for one that comes at this
+ * moment). KVF_ERR_NOT_FOUND: it is not tracked. KVF_ERR_NO_MEMORY: nothing changed. */
+KVF_MUST_CHECK kvf_status_t kvf_evict_rename(kvf_evict_t *evict, uint32_t id, uint32_t to);
 /* Picks the next victim, stops tracking it and returns its id. A record that `may` (NULL: all may) refuses stays
  * tracked and counts as used now, because whoever pins it is using it. KVF_EVICT_NONE: nothing is tracked, or too much
  * is pinned: `may` was asked at most KVF_EVICT_PINS_MAX times, and a next call looks at others. While less than an

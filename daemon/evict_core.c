@@ -88,6 +88,21 @@ void kvf__evict_queue_cut(kvf_evict_t *evict, kvf__evict_queue_t *queue, uint32_
     queue->count--;
 }
 
+void kvf__evict_queue_rename(kvf_evict_t *evict, kvf__evict_queue_t *queue, uint32_t id, uint32_t to) {
+    const kvf__evict_node_t *node = kvf__evict_node(evict, id);
+    kvf__evict_node_t *renamed = kvf__evict_node(evict, to);
+    renamed->newer = node->newer;
+    renamed->older = node->older;
+    if (node->newer != KVF_EVICT_NONE)
+        kvf__evict_node(evict, node->newer)->older = to;
+    else
+        queue->newest = to;
+    if (node->older != KVF_EVICT_NONE)
+        kvf__evict_node(evict, node->older)->newer = to;
+    else
+        queue->oldest = to;
+}
+
 /* ---- the policy ---- */
 
 kvf_status_t kvf_evict_create(kvf_evict_kind_t kind, kvf_evict_t **out) {
@@ -145,6 +160,22 @@ void kvf_evict_remove(kvf_evict_t *evict, uint32_t id) {
     evict->ops->remove(evict, id, node);
     node->queue = 0;
     evict->tracked--;
+}
+
+kvf_status_t kvf_evict_rename(kvf_evict_t *evict, uint32_t id, uint32_t to) {
+    kvf__evict_node_t *node = kvf__evict_node(evict, id);
+    if (!node || !node->queue) return KVF_ERR_NOT_FOUND;
+    kvf_status_t status = reserve_node(evict, to);
+    if (status != KVF_OK) return status;
+    kvf__evict_node_t *renamed = kvf__evict_node(evict, to);
+    assert(!renamed->queue);
+    renamed->key_hash = node->key_hash;
+    renamed->queue = node->queue;
+    uint64_t touched = atomic_load_explicit(&node->touched, memory_order_relaxed);
+    atomic_store_explicit(&renamed->touched, touched, memory_order_relaxed);
+    evict->ops->rename(evict, id, to);
+    node->queue = 0;
+    return KVF_OK;
 }
 
 uint32_t kvf_evict_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) {

@@ -32,6 +32,8 @@ typedef struct kvf__evict_ops {
                    uint64_t key_hash); /* it is inserted next: asks memory ahead; may be NULL */
     void (*insert)(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node);
     void (*remove)(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node);
+    void (*rename)(kvf_evict_t *evict, uint32_t id,
+                   uint32_t to); /* the nodes are alike but for places in queue or heap */
     void (*touch)(kvf_evict_t *evict, kvf__evict_node_t *node); /* [any] */
     uint32_t (*victim)(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg);
     void (*stats)(const kvf_evict_t *evict, kvf_evict_stats_t *out); /* adds what is its own */
@@ -61,6 +63,8 @@ typedef struct kvf__evict_queue {
 void kvf__evict_queue_init(kvf__evict_queue_t *queue);
 void kvf__evict_queue_push(kvf_evict_t *evict, kvf__evict_queue_t *queue, uint32_t id);
 void kvf__evict_queue_cut(kvf_evict_t *evict, kvf__evict_queue_t *queue, uint32_t id);
+/* Puts `to` where `id` stands. */
+void kvf__evict_queue_rename(kvf_evict_t *evict, kvf__evict_queue_t *queue, uint32_t id, uint32_t to);
 
 /* Key hashes of records that left, oldest forgotten first. */
 typedef struct kvf__evict_ghost kvf__evict_ghost_t;

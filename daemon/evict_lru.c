@@ -109,6 +109,12 @@ static void lru_remove(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node)
     cut(evict, node->slot);
 }
 
+static void lru_rename(kvf_evict_t *evict, uint32_t id, uint32_t to) {
+    const lru_t *lru = evict->policy;
+    uint64_t slot = kvf__evict_node(evict, id)->slot;
+    place(evict, slot, (item_t){.key = lru->heap[slot].key, .id = to});
+}
+
 static uint32_t lru_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) {
     lru_t *lru = evict->policy;
     uint64_t pins = lru->count < KVF_EVICT_PINS_MAX ? lru->count : KVF_EVICT_PINS_MAX;
@@ -142,6 +148,7 @@ const kvf__evict_ops_t kvf__evict_lru_ops = {
     .reserve = lru_reserve,
     .insert = lru_insert,
     .remove = lru_remove,
+    .rename = lru_rename,
     .touch = lru_touch,
     .victim = lru_victim,
     .stats = lru_stats,

@@ -95,6 +95,11 @@ static void s3fifo_remove(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *no
     kvf__evict_queue_cut(evict, node->queue == SMALL ? &s3->small : &s3->main, id);
 }
 
+static void s3fifo_rename(kvf_evict_t *evict, uint32_t id, uint32_t to) {
+    s3fifo_t *s3 = evict->policy;
+    kvf__evict_queue_rename(evict, kvf__evict_node(evict, id)->queue == SMALL ? &s3->small : &s3->main, id, to);
+}
+
 /* Two touches at once may count as one: that decides nothing, and spares the line a locked operation. */
 static void s3fifo_touch(kvf_evict_t *evict, kvf__evict_node_t *node) {
     (void)evict;
@@ -198,6 +203,7 @@ const kvf__evict_ops_t kvf__evict_s3fifo_ops = {
     .expect = s3fifo_expect,
     .insert = s3fifo_insert,
     .remove = s3fifo_remove,
+    .rename = s3fifo_rename,
     .touch = s3fifo_touch,
     .victim = s3fifo_victim,
     .stats = s3fifo_stats,

@@ -105,6 +105,8 @@ static kvf_record_t *search_table(const kvf_index_t *index, const kvf__table_t *
             kvf_record_t *record = kvf__record_at(index, (uint32_t)entry);
             uint64_t stamp = kvf__record_peek(index, record, key, KVF__READABLE, state);
             if (stamp && (!acquire || take_reference(record, stamp))) return record;
+            /* another record may have taken its place since the entry was read */
+            if (atomic_load_explicit(&table->entries[bucket][i], memory_order_acquire) != entry) i--;
         }
     }
     return NULL;
@@ -199,6 +201,30 @@ kvf_status_t kvf_index_insert(kvf_index_t *index, const void *key, size_t key_by
     kvf__table_add(table, tag, id);
     *out = record;
     return KVF_OK;
+}
+
+kvf_status_t kvf_index_prepare(kvf_index_t *index, const kvf_record_t *record, kvf_record_t **out) {
+    uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX];
+    const kvf_key_t key = {bytes, kvf__record_key(index, record, bytes)};
+    uint32_t id;
+    *out = make_record(index, &key, record->hash, &id);
+    if (!*out) return KVF_ERR_NO_MEMORY;
+    index->records_out++;
+    atomic_store_explicit(&(*out)->refs, 1, memory_order_release); /* the index has none yet */
+    return KVF_OK;
+}
+
+bool kvf_index_replace(kvf_index_t *index, kvf_record_t *record, kvf_record_t *by) {
+    if (state_of(record) != KVF__READABLE) return false;
+    const uint32_t tag = kvf__tag(record->hash);
+    kvf_record_ref(by);
+    set_state(by, KVF__READABLE);
+    bool found = kvf__table_swap(kvf__index_table(index, tag), tag, kvf_record_id(record), kvf_record_id(by));
+    assert(found);
+    (void)found;
+    set_state(record, KVF__GONE); /* after the swap: who finds it gone finds the other in its place */
+    kvf_record_unref(record);
+    return true;
 }
 
 void kvf_index_publish(kvf_index_t *index, kvf_record_t *record) {

@@ -111,6 +111,14 @@ kvf_status_t kvf_index_insert(kvf_index_t *index, const void *key, size_t key_by
 /* pending -> readable. The caller holds a reference and the record is pending. [writer lock] */
 void kvf_index_publish(kvf_index_t *index, kvf_record_t *record);
 
+/* Makes a pending record of the same key as `record`, which the caller holds and which is in the index or was: not in the table yet, to be given to
+ * kvf_index_replace (or just dropped). `*out` comes with a reference of the caller's own. May exceed max_keys, by as many as there are at a time.
+ * KVF_ERR_NO_MEMORY. [writer lock] */
+kvf_status_t kvf_index_prepare(kvf_index_t *index, const kvf_record_t *record, kvf_record_t **out) KVF_MUST_CHECK;
+/* Puts the prepared record `by` in the place of `record`: every reader finds the one or the other. The index drops its reference to `record` and
+ * takes one to `by`, which is readable then. False: `record` was not readable any more, and nothing changed. The caller holds both. [writer lock] */
+bool kvf_index_replace(kvf_index_t *index, kvf_record_t *record, kvf_record_t *by);
+
 /* Takes a record out, pending or readable, and drops the index's reference. False: it was not in the index any more.
  * The caller holds a reference, or knows the record to be in the index. [writer lock] */
 bool kvf_index_unlink(kvf_index_t *index, kvf_record_t *record);

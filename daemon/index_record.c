@@ -74,6 +74,20 @@ bool kvf__record_has_long_key(const kvf_index_t *index, const kvf_record_t *reco
     return differ == 0;
 }
 
+size_t kvf__record_key(const kvf_index_t *index, const kvf_record_t *record, uint8_t *bytes) {
+    size_t key_bytes = kvf__stamp_key_bytes(atomic_load_explicit(&record->stamp, memory_order_relaxed));
+    uint64_t words[KVF__KEY_WORDS] = {0};
+    for (unsigned i = 0; i < KVF_RECORD_INLINE_WORDS; i++)
+        words[i] = atomic_load_explicit(&record->key[i], memory_order_relaxed);
+    if (key_bytes > KVF__LONG_KEY_BYTES) {
+        const kvf__tail_t *tail = tail_at(index, (uint32_t)words[TAIL_WORD]);
+        for (unsigned i = TAIL_WORD; i < KVF__KEY_WORDS; i++)
+            words[i] = atomic_load_explicit(&tail->words[i - TAIL_WORD], memory_order_relaxed);
+    }
+    memcpy(bytes, words, KVF_INDEX_KEY_BYTES_MAX);
+    return key_bytes;
+}
+
 void kvf__record_set_key(kvf_index_t *index, kvf_record_t *record, const kvf_key_t *key, uint32_t tail_id) {
     uint64_t words[KVF__KEY_WORDS] = {0};
     memcpy(words, key->bytes, key->num_bytes);

@@ -43,6 +43,20 @@ bool kvf__table_take_out(kvf__table_t *table, uint32_t tag, uint32_t id) {
     return false;
 }
 
+bool kvf__table_swap(kvf__table_t *table, uint32_t tag, uint32_t id, uint32_t by) {
+    const uint64_t entry = (uint64_t)tag << 32 | id;
+    unsigned bucket = kvf__bucket(tag);
+    for (unsigned n = 0; n < KVF__BUCKETS; n++, bucket = kvf__next_bucket(bucket)) {
+        for (unsigned i = 0; i < KVF__BUCKET_ENTRIES; i++) {
+            if (load(&table->entries[bucket][i]) != entry) continue;
+            atomic_store_explicit(&table->entries[bucket][i], (uint64_t)tag << 32 | by, memory_order_release);
+            return true;
+        }
+        if (has_empty(table, bucket)) return false;
+    }
+    return false;
+}
+
 /* ---- tables that come and go ---- */
 
 /* A table that nobody knows, empty. NULL: no memory. */

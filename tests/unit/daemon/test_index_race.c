@@ -211,7 +211,42 @@ static void last_references_may_drop_on_any_thread(void) {
     kvf_index_destroy(index);
 }
 
+/* Puts another record in the place of key `n`'s. */
+static void replace_marked(kvf_index_t *index, uint32_t n) {
+    uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX];
+    kvf_key_t key = numbered_key(n, bytes);
+    kvf_record_t *record = kvf_index_acquire(index, key.bytes, key.num_bytes), *by;
+    must(record);
+    must(kvf_index_prepare(index, record, &by) == KVF_OK);
+    must(kvf_record_generation(by) != kvf_record_generation(record));
+    by->segment = n;
+    by->slot = mark_of(n);
+    must(kvf_index_replace(index, record, by));
+    must(!kvf_index_replace(index, record, by)); /* it is not there any more */
+    kvf_record_unref(record);
+    kvf_record_unref(by);
+}
+
+static void steady_keys_are_found_while_their_records_are_replaced(void) {
+    enum { READERS = 2, REPLACEMENTS = 200000, KEYS = 500 };
+    churn_t churn = {.index = make_index(KEYS), .steady = KEYS};
+    for (uint32_t n = 0; n < KEYS; n++) put_marked(churn.index, n);
+    pthread_t readers[READERS];
+    for (unsigned i = 0; i < READERS; i++) must(!pthread_create(&readers[i], NULL, read_while_others_write, &churn));
+    uint64_t seed = 9;
+    for (unsigned i = 0; i < REPLACEMENTS; i++) replace_marked(churn.index, (uint32_t)(next_random(&seed) % KEYS));
+    churn.over = true;
+    for (unsigned i = 0; i < READERS; i++) pthread_join(readers[i], NULL);
+    must(churn.wrong == 0);
+    must(churn.acquired > 0);
+    must(kvf_index_count(churn.index) == KEYS);
+    must(freed == REPLACEMENTS);
+    kvf_index_destroy(churn.index);
+}
+
 int main(void) {
+    steady_keys_are_found_while_their_records_are_replaced();
+    puts("steady_keys_are_found_while_their_records_are_replaced");
     readers_are_never_wrong_while_a_writer_churns();
     puts("readers_are_never_wrong_while_a_writer_churns");
     readers_are_never_wrong_about_a_record_that_is_recycled_all_the_time();
