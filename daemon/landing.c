@@ -98,7 +98,10 @@ void kvf__landing_start(kvf_session_t *session, const kvf_frame_head_t *head, co
                                .statuses = statuses};
     kvf_space_ref(space);
     for (size_t i = 0; i < num_pieces; i++) landing->pieces[i].region->readers++;
-    for (size_t i = 0; i < ask->n_keys; i++) statuses[i] = kvf_space_reserve(space, &keys[i], &records[i]);
+    for (size_t i = 0; i < ask->n_keys; i++) {
+        statuses[i] = kvf_space_reserve(space, &keys[i], &records[i]);
+        if (statuses[i] == KVF_OK) kvf__put_hint(space, records[i], ask, i);
+    }
     DL_APPEND(session->service->landings, landing);
     uv_idle_start(&session->service->land, on_idle);
     kvf_worker_set_has_work(session->service->worker, true);

@@ -3,6 +3,8 @@
 #define KVF_LOG_MODULE "memory"
 #include "daemon/session.h"
 
+#include "daemon/fused.h"
+
 #include "transport/fdpass.h"
 #include "transport/log.h"
 
@@ -42,7 +44,10 @@ static void serve_borrow(kvf_session_t *session, const kvf_memory_message_t *ask
     uint32_t space;
     int fd = -1;
     kvf_status_t status = kvf_store_open_segment(session->service->shared->store, ask->id, &fd, &bytes, &space);
-    if (status == KVF_OK && !kvf__session_peek_space(session, space)) { /* another tenant's: as if it were not there */
+    const kvf_space_t *owner = status == KVF_OK ? kvf__session_peek_space(session, space) : NULL;
+    if (status == KVF_OK &&
+        (!owner ||
+         kvf_space_is_fused(owner))) { /* another tenant's, or not in a form for readers: as if it were not there */
         close(fd);
         fd = -1;
         status = KVF_ERR_NOT_FOUND;

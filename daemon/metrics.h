@@ -41,6 +41,10 @@
     X(BYTES_EVICTED, COUNTER, "bytes", "Host memory that those held")                                                  \
     X(BLOCKS_NO_SPACE, COUNTER, "blocks", "Blocks refused: no room and nothing to evict")                              \
     X(BLOCKS_CORRUPT, COUNTER, "blocks", "Blocks refused: their bytes did not have the checksum that came with them")  \
+    X(BLOCKS_DAMAGED, COUNTER, "blocks", "Blocks that had lost their checksum when they were read, and left")          \
+    X(UNITS_SENT, COUNTER, "units", "Units of fused spaces that gets were sent")                                       \
+    X(UNITS_SPARED, COUNTER, "units", "Units that gets needed and the client held already")                            \
+    X(UNITS_ASKED, COUNTER, "units", "Units that clients had to ask for")                                              \
     X(MEMORY_CLIENTS, GAUGE, "clients", "Clients on this host that lend shared memory")                                \
     X(MEMORY_BYTES, GAUGE, "bytes", "Shared memory that they lend")
 

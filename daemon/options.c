@@ -81,6 +81,7 @@ static const char *check_transports(const char *text) {
 #define LIMITS "Limits"
 #define TIME   "Time"
 #define LOCAL  "Sockets on this host"
+#define FUSION "Fusion"
 #define LOG    "Log"
 
 /* clang-format off: one row an option reads best */
@@ -101,13 +102,18 @@ const kvf__option_t kvf__option_table[] = {
     NUMBER(MEMORY, "segment-bytes", BYTES, "0", 64 * KiB, TiB, "by size", "BYTES", segment_bytes,
            "Size of one registered segment of that memory"),
     NUMBER(MEMORY, "staging-bytes", BYTES, "256MiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", staging_bytes,
-           "Bytes of puts that have begun and not ended, hard"),
+           "Bytes of puts that have begun and not ended, in fused spaces until they are coded, hard"),
     NUMBER(MEMORY, "client-memory", BYTES, "1GiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", client_memory_bytes,
            "Shared memory that one client on this host may lend, hard"),
-    NUMBER(MEMORY, "client-memory-total", BYTES, "16GiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", client_memory_total_bytes,
-           "The same of all of them together, hard: its pages may be charged to the daemon"),
+    NUMBER(MEMORY, "client-memory-total", BYTES, "16GiB", 64 * KiB, 1024 * TiB, NULL, "BYTES",
+           client_memory_total_bytes, "The same of all of them together, hard: its pages may be charged to the daemon"),
     CHOICE(MEMORY, "eviction", ENUM, "s3fifo", eviction_names, eviction,
            "What decides which block goes when memory is full"),
+
+    NUMBER(FUSION, "encoders", COUNT, "0", 1, KVF_ENCODERS_MAX, "half of the cores", "N", encoders,
+           "Threads that code what is put into fused spaces"),
+    CHOICE(FUSION, "code-exact", BOOL, "off", switch_names, code_exact,
+           "Code spaces of policy exact, too: about 1.5 times smaller, slower to read"),
 
     NUMBER(LIMITS, "max-sessions", COUNT, "256", 1, 65536, NULL, "N", max_sessions, "Clients connected at once"),
     NUMBER(LIMITS, "max-requests", COUNT, "64", 1, 65536, NULL, "N", max_requests, "Requests in flight in one session"),

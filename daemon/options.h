@@ -18,7 +18,8 @@
 #include <stdio.h>
 
 enum {
-    KVF_THREADS_MAX = 64,               /* service threads */
+    KVF_THREADS_MAX = 64, /* service threads */
+    KVF_ENCODERS_MAX = 64,
     KVF_OPTION_STRING_BYTES = 160,      /* of a text value, its NUL included */
     KVF_OPTIONS_ERROR_BYTES = 512,      /* of an error text, its NUL included */
     KVF_CONFIG_FILE_BYTES = 256 * 1024, /* of a config file */
@@ -39,6 +40,8 @@ typedef struct kvf_options {
     uint64_t client_memory_bytes;       /* a session */
     uint64_t client_memory_total_bytes; /* all sessions */
     uint32_t eviction;                  /* kvf_evict_kind_t */
+    uint64_t encoders;                  /* 0: half the cores */
+    bool code_exact;
 
     uint64_t max_sessions;
     uint64_t max_requests; /* a session */

@@ -3,6 +3,9 @@
 #define KVF_LOG_MODULE "get"
 #include "daemon/session.h"
 
+#include "daemon/fused.h"
+#include "transport/log.h"
+
 #include <stdlib.h>
 
 /* ---- holds ---- */
@@ -15,6 +18,37 @@ static void drop_hold(kvf_session_t *session, kvf_hold_t *hold) {
     free(hold);
 }
 
+/* A coded block is looked at before it leaves: what is damaged is a miss, now and later. */
+static bool is_sound(kvf_session_t *session, kvf_space_t *space, const kvf_key_t *key, const kvf_record_t *record) {
+    const kvf_coded_t *coded = kvf_space_coded(space, record);
+    if (!coded || kvf_coded_is_sound(coded)) return true;
+    kvf_metrics_add(session->service->metrics, KVF_METRIC_BLOCKS_DAMAGED, 1);
+    kvf_log_limited(KVF_LOG_ERROR, "space '%s': a coded block has not its checksum any more, and leaves",
+                    kvf_space_name(space));
+    kvf_status_t status = kvf_space_delete(space, key);
+    (void)status; /* if somebody else was first, all the better */
+    return false;
+}
+
+/* Adds `record` to the hold, as far as the session's share of memory goes. Consumes the reference. */
+static kvf_status_t take_hold(kvf_session_t *session, kvf_hold_t *hold, const kvf_key_t *key, kvf_record_t *record) {
+    uint64_t bytes = kvf_space_held_bytes(hold->space, record);
+    uint64_t share = session->service->shared->options->host_bytes / KVF__PINNED_SHARE;
+    kvf_status_t status = KVF_OK;
+    if (session->held_bytes && session->held_bytes + bytes > share)
+        status = KVF_ERR_BUSY;
+    else if (!is_sound(session, hold->space, key, record))
+        status = KVF_ERR_CORRUPT;
+    if (status != KVF_OK) {
+        kvf_space_release(hold->space, record);
+        return status;
+    }
+    hold->records[hold->count++] = record;
+    hold->bytes += bytes;
+    session->held_bytes += bytes;
+    return KVF_OK;
+}
+
 /* Pins what is there of `keys`, as far as the session's share of memory goes, and writes the status of each. */
 static kvf_hold_t *hold_keys(kvf_session_t *session, kvf_space_t *space, const kvf_key_t *keys, size_t count,
                              int32_t *statuses) {
@@ -22,19 +56,9 @@ static kvf_hold_t *hold_keys(kvf_session_t *session, kvf_space_t *space, const k
     if (!hold) return NULL;
     *hold = (kvf_hold_t){.space = space};
     kvf_space_ref(space);
-    uint64_t block_bytes = kvf_space_block_bytes(space);
-    uint64_t share = session->service->shared->options->host_bytes / KVF__PINNED_SHARE;
     for (size_t i = 0; i < count; i++) {
-        if (session->held_bytes && session->held_bytes + block_bytes > share) {
-            statuses[i] = KVF_ERR_BUSY;
-            continue;
-        }
         kvf_record_t *record = kvf_space_acquire(space, &keys[i]);
-        statuses[i] = record ? KVF_OK : KVF_ERR_NOT_FOUND;
-        if (!record) continue;
-        hold->records[hold->count++] = record;
-        hold->bytes += block_bytes;
-        session->held_bytes += block_bytes;
+        statuses[i] = record ? take_hold(session, hold, &keys[i], record) : KVF_ERR_NOT_FOUND;
     }
     /* of a chain the head shall outlive the tail */
     for (size_t i = hold->count; i-- > 0;) kvf_space_touch(space, hold->records[i]);
@@ -50,8 +74,7 @@ static void count_get(kvf_session_t *session, const Kvf__GetReply *body, const k
     atomic_fetch_add_explicit(&session->card.bytes_out, bytes, memory_order_relaxed);
 }
 
-/* Gives up a get that holds records already, and what was to keep them. */
-static void fail_for_memory(kvf_session_t *session, uint64_t request, kvf_hold_t *hold, void *keeper) {
+void kvf__hold_fail(kvf_session_t *session, uint64_t request, kvf_hold_t *hold, void *keeper) {
     free(keeper);
     drop_hold(session, hold);
     kvf__session_fail(session, KVF_FRAME_GET, request, KVF_ERR_NO_MEMORY, "no memory for the reply");
@@ -83,22 +106,32 @@ static bool gather(kvf_arena_t *arena, const Kvf__Get *ask, uint32_t layers, con
     return true;
 }
 
-static void reply_by_network(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, uint32_t layers,
-                             kvf_hold_t *hold, Kvf__GetReply *body) {
+void kvf__reply_with_hold(kvf_session_t *session, uint64_t request, kvf_hold_t *hold, const Kvf__GetReply *body,
+                          const struct iovec *pieces, size_t num_pieces) {
     kvf_reply_t *reply = malloc(sizeof(*reply));
-    struct iovec *pieces;
-    if (!reply || !gather(session->service->arena, ask, layers, hold, body, &pieces)) {
-        fail_for_memory(session, request, hold, reply);
+    if (!reply) {
+        kvf__hold_fail(session, request, hold, NULL);
         return;
     }
-    count_get(session, body, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < num_pieces; i++) bytes += pieces[i].iov_len;
+    count_get(session, body, hold, bytes);
     *reply = (kvf_reply_t){.session = session, .hold = hold, .started_ns = session->heard_ns};
     DL_APPEND(session->replies, reply);
-    kvf_status_t status = kvf_conn_send(session->conn, KVF_FRAME_GET_REPLY, request, &body->base, pieces, hold->count,
+    kvf_status_t status = kvf_conn_send(session->conn, KVF_FRAME_GET_REPLY, request, &body->base, pieces, num_pieces,
                                         on_reply_sent, reply);
     if (status == KVF_OK) return;
     on_reply_sent(reply, status);
     kvf_conn_close(session->conn, status);
+}
+
+static void reply_by_network(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, uint32_t layers,
+                             kvf_hold_t *hold, Kvf__GetReply *body) {
+    struct iovec *pieces;
+    if (gather(session->service->arena, ask, layers, hold, body, &pieces))
+        kvf__reply_with_hold(session, request, hold, body, pieces, hold->count);
+    else
+        kvf__hold_fail(session, request, hold, NULL);
 }
 
 /* ---- through shared memory ---- */
@@ -125,7 +158,7 @@ static void reply_by_lease(kvf_session_t *session, uint64_t request, const Kvf__
                            kvf_hold_t *hold, Kvf__GetReply *body) {
     kvf_lease_t *lease = malloc(sizeof(*lease));
     if (!lease || !locate(session->service->arena, hold, body)) {
-        fail_for_memory(session, request, hold, lease);
+        kvf__hold_fail(session, request, hold, lease);
         return;
     }
     uint64_t latest = session->heard_ns + session->service->shared->options->request_timeout_ms * UINT64_C(1000000);
@@ -134,7 +167,7 @@ static void reply_by_lease(kvf_session_t *session, uint64_t request, const Kvf__
     body->deadline_ns = lease->deadline_ns;
     HASH_ADD(hh, session->leases, request, sizeof(lease->request), lease);
     if (!lease->hh.tbl) {
-        fail_for_memory(session, request, hold, lease);
+        kvf__hold_fail(session, request, hold, lease);
         return;
     }
     count_get(session, body, hold, hold->count * layers * kvf_space_layer_bytes(hold->space));
@@ -149,7 +182,8 @@ static const char *check_ask(kvf_session_t *session, uint64_t request, const Kvf
     if (ask->first_layer >= kvf_space_layers(space) || layers == 0 ||
         layers > kvf_space_layers(space) - ask->first_layer)
         return "layers that the space does not have";
-    if (!ask->shared) {
+    if (kvf_space_is_fused(space) != ask->coded) return "a fused space is asked for its coded form, and no other is";
+    if (!ask->shared || ask->coded) {
         uint64_t most = session->service->shared->options->max_message_bytes;
         return ask->n_keys > most / (layers * kvf_space_layer_bytes(space)) ? "more bytes than max-message-bytes"
                                                                             : NULL;
@@ -182,7 +216,9 @@ void kvf__serve_get(kvf_session_t *session, const kvf_frame_head_t *head, const 
         return;
     }
     if (hold->count < ask->n_keys) body.status = KVF_PARTIAL;
-    if (ask->shared)
+    if (ask->coded)
+        kvf__reply_coded(session, head->request, ask, hold, &body);
+    else if (ask->shared)
         reply_by_lease(session, head->request, ask, layers, hold, &body);
     else
         reply_by_network(session, head->request, ask, layers, hold, &body);

@@ -2,6 +2,7 @@
 #define KVF_LOG_MODULE "space"
 #include "daemon/session.h"
 
+#include "daemon/fused.h"
 #include "transport/log.h"
 
 #include <string.h>
@@ -94,10 +95,12 @@ void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head,
     reply.text = why;
     if (reply.status == KVF_OK) {
         reply.space = kvf_space_id(space);
+        reply.is_fused = kvf_space_is_fused(space);
         kvf__session_add_space(session, space);
         size_t most = kvf_store_max_segments(session->service->shared->store);
         reply.segments = kvf_arena_alloc(session->service->arena, most * sizeof(*reply.segments));
-        if (reply.segments && session->link) reply.n_segments = kvf_space_list_segments(space, reply.segments, most);
+        if (reply.segments && session->link && !reply.is_fused)
+            reply.n_segments = kvf_space_list_segments(space, reply.segments, most);
     } else {
         kvf_log_limited(KVF_LOG_WARN, "session %" PRIu64 " cannot open '%.128s': %s: %s", session->card.session,
                         ask->name, kvf_status_text(reply.status), why);

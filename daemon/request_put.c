@@ -2,6 +2,7 @@
 #define KVF_LOG_MODULE "put"
 #include "daemon/session.h"
 
+#include "daemon/fused.h"
 #include "kernels/kernels.h"
 #include "transport/log.h"
 
@@ -68,6 +69,18 @@ static bool land_block(kvf_space_t *space, kvf_record_t *record, const uint8_t *
     return true;
 }
 
+void kvf__put_hint(kvf_space_t *space, kvf_record_t *record, const Kvf__Put *ask, size_t i) {
+    kvf_put_hints_t hints = {.position = i < ask->n_positions ? ask->positions[i] : 0};
+    uint64_t tokens_bytes = (uint64_t)kvf_space_layout(space)->block_tokens * sizeof(uint32_t);
+    if (i < ask->n_token_ids && ask->token_ids[i].len == tokens_bytes) hints.token_ids = ask->token_ids[i].data;
+    if (i < ask->n_previous) {
+        hints.previous = ask->previous[i].data;
+        hints.previous_bytes = ask->previous[i].len;
+    }
+    kvf_status_t status = kvf_space_hint(space, record, &hints);
+    if (status != KVF_OK) kvf_log_limited(KVF_LOG_WARN, "a block is coded without its token ids: out of memory");
+}
+
 static const char *check_payload(const Kvf__Put *ask, const kvf_space_t *space, uint64_t payload_bytes) {
     uint64_t block_bytes = kvf_space_block_bytes(space);
     if (payload_bytes % block_bytes || payload_bytes / block_bytes != ask->n_keys)
@@ -94,6 +107,7 @@ static void land_frame(kvf_session_t *session, const kvf_frame_head_t *head, con
     for (size_t i = 0; i < ask->n_keys; i++) {
         statuses[i] = kvf_space_reserve(space, &keys[i], &records[i]);
         if (statuses[i] != KVF_OK) continue;
+        kvf__put_hint(space, records[i], ask, i);
         if (land_block(space, records[i], payload + i * block_bytes, ask->checksums + i * kvf_space_layers(space)))
             continue;
         kvf_space_abort(space, records[i]);

@@ -3,6 +3,7 @@
 
 #include "daemon/admin.h"
 #include "daemon/door.h"
+#include "daemon/report.h"
 #include "daemon/service.h"
 #include "transport/address.h"
 #include "transport/log.h"
@@ -39,36 +40,6 @@ static double cpu_seconds(void) {
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-static void set_number(json_t *object, const char *name, uint64_t value) {
-    json_object_set_new(object, name, json_integer((json_int_t)value));
-}
-
-static void add_store(json_t *stats, kvf_store_t *store) {
-    kvf_store_stats_t s;
-    kvf_store_get_stats(store, &s);
-    set_number(stats, "spaces", s.spaces);
-    set_number(stats, "blocks", s.all.blocks);
-    set_number(stats, "block_bytes", s.all.block_bytes);
-    set_number(stats, "blocks_evicted", s.all.evicted_blocks);
-    set_number(stats, "bytes_evicted", s.all.evicted_bytes);
-    set_number(stats, "index_bytes", s.all.index_bytes);
-    set_number(stats, "staging_bytes", s.staging_bytes);
-    set_number(stats, "staging_bytes_max", s.staging_max);
-    set_number(stats, "host_bytes", s.host.usable_bytes);
-    json_t *tier = json_object();
-    set_number(tier, "segment_bytes", s.host.segment_bytes);
-    set_number(tier, "budget_bytes", s.host.budget_bytes);
-    set_number(tier, "held_bytes", s.host.held_bytes);
-    set_number(tier, "taken_bytes", s.host.taken_bytes);
-    set_number(tier, "ready_bytes", s.host.ready_bytes);
-    set_number(tier, "returned_bytes", s.host.returned_bytes);
-    set_number(tier, "populated_bytes", s.host.populated_bytes);
-    set_number(tier, "populate_ms", s.host.populate_ns / 1000000);
-    set_number(tier, "takes", s.host.takes);
-    set_number(tier, "unprepared_takes", s.host.unprepared_takes);
-    json_object_set_new(stats, "tier_host", tier);
-}
-
 static json_t *collect(kvf_server_t *server) {
     json_t *stats = kvf_metrics_collect((const kvf_metrics_t *const *)server->metrics, server->num_services);
     if (!stats) return NULL;
@@ -78,7 +49,7 @@ static json_t *collect(kvf_server_t *server) {
                         json_integer((json_int_t)((uv_hrtime() - server->started_ns) / 1000000000u)));
     json_object_set_new(stats, "address", json_string(server->address));
     json_object_set_new(stats, "cpu_s", json_real(cpu_seconds()));
-    add_store(stats, server->shared.store);
+    kvf_report_store(stats, server->shared.store);
     return stats;
 }
 
@@ -94,28 +65,12 @@ static void render_stats(kvf_server_t *server, kvf_metrics_format_t format, kvf_
 
 static void say_stats(void *arg, kvf_text_t *out) { render_stats(arg, KVF_METRICS_TEXT, out); }
 static void say_stats_json(void *arg, kvf_text_t *out) { render_stats(arg, KVF_METRICS_JSON, out); }
-static void say_space(kvf_space_t *space, kvf_text_t *out) {
-    const kvf_layout_t *layout = kvf_space_layout(space);
-    kvf_space_stats_t s;
-    kvf_space_get_stats(space, &s);
-    kvf_text_printf(out, "space=%s policy=%s model=", kvf_space_name(space),
-                    kvf_policy_kind_name(kvf_space_policy(space)->kind));
-    kvf_text_append_escaped(out, layout->model, strlen(layout->model));
-    kvf_text_printf(out, " dtype=%s layers=%u planes=%u kv_heads=%u head_dim=%u block_tokens=%u rope=%s",
-                    kvf_dtype_name(layout->dtype), layout->layers, layout->planes, layout->kv_heads, layout->head_dim,
-                    layout->block_tokens, kvf_rope_style_name(layout->rope_style));
-    kvf_text_printf(out,
-                    " bytes_a_block=%" PRIu64 " blocks=%" PRIu64 " block_bytes=%" PRIu64 " segments=%" PRIu64
-                    " index_bytes=%" PRIu64 " evicted=%" PRIu64 "\n",
-                    kvf_space_block_bytes(space), s.blocks, s.block_bytes, s.segments, s.index_bytes, s.evicted_blocks);
-}
-
 static void say_spaces(void *arg, kvf_text_t *out) {
     kvf_store_t *store = ((kvf_server_t *)arg)->shared.store;
     for (uint32_t place = 0; place < kvf_store_max_spaces(store); place++) {
         kvf_space_t *space = kvf_store_space(store, place);
         if (!space) continue;
-        say_space(space, out);
+        kvf_report_space(space, out);
         kvf_space_unref(space);
     }
 }
@@ -275,6 +230,8 @@ static kvf_status_t start_store(kvf_server_t *server) {
         .max_block_bytes = options->max_message_bytes,
         .eviction = (kvf_evict_kind_t)options->eviction,
         .prepare = true,
+        .encoders = (unsigned)(options->encoders ? options->encoders : (uv_available_parallelism() + 1) / 2),
+        .code_exact = options->code_exact,
         .registrar = {.add = register_segment, .remove = unregister_segment, .arg = &server->ucx},
     };
     kvf_status_t status = kvf_store_create(&store, &server->shared.store, why, sizeof(why));
@@ -324,6 +281,8 @@ void kvf_server_destroy(kvf_server_t *server) {
     kvf_admin_stop(server->admin);
     for (unsigned i = 0; i < server->num_services; i++)
         kvf_service_drain(server->services[i], server->options->drain_timeout_ms);
+    for (unsigned i = 0; i < server->num_services; i++) kvf_service_join(server->services[i]);
+    if (server->shared.store) kvf_store_stop_encoders(server->shared.store);
     for (unsigned i = 0; i < server->num_services; i++) kvf_service_destroy(server->services[i]);
     for (unsigned i = 0; i < SERVICES_MAX; i++) kvf_metrics_destroy(server->metrics[i]);
     kvf_store_destroy(server->shared.store);

@@ -46,6 +46,21 @@ static bool post(kvf_service_t *service, letter_t letter) {
     return true;
 }
 
+void kvf_service_run(kvf_service_t *service, kvf_service_call_t *call) {
+    pthread_mutex_lock(&service->inbox_lock);
+    LL_APPEND(service->calls, call);
+    pthread_mutex_unlock(&service->inbox_lock);
+    uv_async_send(&service->wake);
+}
+
+static void run_calls(kvf_service_t *service) {
+    pthread_mutex_lock(&service->inbox_lock);
+    kvf_service_call_t *calls = service->calls, *call, *next;
+    service->calls = NULL;
+    pthread_mutex_unlock(&service->inbox_lock);
+    LL_FOREACH_SAFE(calls, call, next) call->run(call);
+}
+
 static void obey_listen(kvf_service_t *service, listen_order_t *order) {
     order->status = kvf_listener_create(service->worker, order->address, order->address_bytes, order->on_knock,
                                         order->arg, &service->listener);
@@ -88,6 +103,7 @@ static void on_wake(uv_async_t *wake) {
         read_letter(service, letter);
         free(letter);
     }
+    run_calls(service);
 }
 
 /* ---- the thread ---- */
@@ -213,8 +229,10 @@ void kvf_service_drain(kvf_service_t *service, uint64_t timeout_ms) {
     if (!post(service, (letter_t){.kind = LETTER_DRAIN, .drain_ms = timeout_ms})) abort(); /* no way to stop in order */
 }
 
+void kvf_service_join(kvf_service_t *service) { uv_thread_join(&service->thread); }
+
 void kvf_service_destroy(kvf_service_t *service) {
-    uv_thread_join(&service->thread);
+    run_calls(service); /* of sessions that are gone */
     uv_loop_close(&service->loop);
     letter_t *letter, *next;
     LL_FOREACH_SAFE(service->inbox, letter, next) {

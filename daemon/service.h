@@ -50,10 +50,20 @@ void kvf_service_hand_knock(kvf_service_t *service, ucp_conn_request_h request);
 /* [any thread] Hands over the memory socket `fd` of session `session`, which has proved its token. Consumes `fd`. */
 void kvf_service_hand_memory(kvf_service_t *service, uint64_t session, int fd);
 
+/* Something to run on a service's thread. The caller's memory, until `run` is called. */
+typedef struct kvf_service_call {
+    void (*run)(struct kvf_service_call *call);
+    struct kvf_service_call *next;
+} kvf_service_call_t;
+/* [any thread] Has it run soon, in order; before the service ends, if it was made before kvf_service_destroy. */
+void kvf_service_run(kvf_service_t *service, kvf_service_call_t *call);
+
 /* [any thread] From now on: no new clients, requests get KVF_ERR_SHUTDOWN (but pings, which are answered), and the thread ends when
  * nothing is in flight or after `timeout_ms`. */
 void kvf_service_drain(kvf_service_t *service, uint64_t timeout_ms);
-/* [any thread but its own] Waits for the thread's end (after kvf_service_drain) and frees the service. */
+/* [any thread but its own] Waits for the thread's end, after kvf_service_drain. */
+void kvf_service_join(kvf_service_t *service);
+/* Frees a service whose thread has ended. */
 void kvf_service_destroy(kvf_service_t *service);
 
 #endif

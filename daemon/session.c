@@ -131,6 +131,7 @@ static void forget_all(kvf_session_t *session) {
     for (size_t place = 0; place < session->service->shared->options->max_spaces; place++)
         if (session->opened[place]) kvf_space_unref(session->opened[place]);
     free(session->opened);
+    kvf_sent_units_destroy(session->sent);
 }
 
 /* ---- hello ---- */
@@ -191,6 +192,7 @@ static void serve_hello(kvf_session_t *session, const kvf_frame_head_t *head, co
     }
     kvf_directory_introduce(service->shared->directory, &session->card, hello->name, hello->pid);
     session->is_greeted = true;
+    session->unit_cache_bytes = hello->unit_cache_bytes;
     kvf_metrics_add(service->metrics, KVF_METRIC_SESSIONS_OPENED, 1);
     kvf_metrics_add(service->metrics, KVF_METRIC_SESSIONS, 1);
     kvf_log_info("session %" PRIu64 " opened: '%.63s', pid %u, kvfuse %.32s", session->card.session, session->card.name,
@@ -219,6 +221,8 @@ static const ProtobufCMessageDescriptor *body_type(kvf_frame_type_t type) {
     case KVF_FRAME_MATCH: return &kvf__match__descriptor;
     case KVF_FRAME_DELETE: return &kvf__delete__descriptor;
     case KVF_FRAME_PING: return &kvf__ping__descriptor;
+    case KVF_FRAME_GET_UNITS: return &kvf__get_units__descriptor;
+    case KVF_FRAME_GET_BASIS: return &kvf__get_basis__descriptor;
     default: return NULL; /* frames that only a daemon sends */
     }
 }
@@ -234,6 +238,8 @@ static void dispatch(kvf_session_t *session, const kvf_frame_head_t *head, const
     case KVF_FRAME_MATCH: kvf__serve_match(session, head, body); break;
     case KVF_FRAME_DELETE: kvf__serve_delete(session, head, body); break;
     case KVF_FRAME_PING: serve_ping(session, head, body); break;
+    case KVF_FRAME_GET_UNITS: kvf__serve_get_units(session, head, body); break;
+    case KVF_FRAME_GET_BASIS: kvf__serve_get_basis(session, head, body); break;
     default: break;
     }
 }

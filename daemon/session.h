@@ -5,6 +5,7 @@
 #ifndef KVF_DAEMON_SESSION_H
 #define KVF_DAEMON_SESSION_H
 
+#include "daemon/sent_units.h"
 #include "daemon/service.h"
 #include "transport/segment.h"
 
@@ -80,6 +81,8 @@ struct kvf_session {
     kvf_reply_t *replies;
     kvf_space_t **opened; /* [max-spaces] by place, referenced: those that it opened, and no others, are there for it */
     uint64_t seen_drops;  /* kvf_store_num_drops when `opened` was last looked through */
+    uint64_t unit_cache_bytes; /* of the client, as its hello says */
+    kvf_sent_units_t *sent;    /* NULL: none were, yet */
     kvf_memory_link_t *link;
     kvf_region_t regions[KVF_REGIONS_MAX];
 };
@@ -105,6 +108,7 @@ struct kvf_service {
     uint64_t drain_deadline_ns;
     pthread_mutex_t inbox_lock;
     struct kvf__letter *inbox;
+    kvf_service_call_t *calls; /* [inbox_lock] */
 };
 
 /* Counts the end of a request that had `keys` keys, `hits` of them found, and took since `started_ns`. */
@@ -187,6 +191,8 @@ void kvf__session_commit(kvf_space_t *space, kvf_record_t **records, int32_t *st
 /* Answers put or delete with a status a key, and counts those. Returns that of the whole: KVF_OK or KVF_PARTIAL. */
 kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, size_t count,
                                       int32_t *statuses);
+/* Keeps with a reserved record what put says of block `i` beside its bytes. */
+void kvf__put_hint(kvf_space_t *space, kvf_record_t *record, const Kvf__Put *ask, size_t i);
 /* Answers a put, and counts it. */
 void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count, int32_t *statuses,
                           uint64_t block_bytes, uint64_t started_ns);
@@ -194,6 +200,18 @@ void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count
 /* ---- request_get.c ---- */
 /* Lets go of a lease's records. */
 void kvf__lease_drop(kvf_session_t *session, kvf_lease_t *lease);
+/* Answers a get with bytes of the records that `hold` keeps until they have left. Consumes the hold. */
+void kvf__reply_with_hold(kvf_session_t *session, uint64_t request, kvf_hold_t *hold, const Kvf__GetReply *body,
+                          const struct iovec *pieces, size_t num_pieces);
+/* Gives up, for want of memory, a get that holds records already, and what was to keep them (NULL: nothing). */
+void kvf__hold_fail(kvf_session_t *session, uint64_t request, kvf_hold_t *hold, void *keeper);
+
+/* ---- request_coded.c: fused spaces ---- */
+/* Answers Get.coded; `body` has the statuses. Consumes the hold. */
+void kvf__reply_coded(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, kvf_hold_t *hold,
+                      Kvf__GetReply *body);
+void kvf__serve_get_units(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__GetUnits *ask);
+void kvf__serve_get_basis(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__GetBasis *ask);
 
 /* ---- landing.c ---- */
 /* Queues the copy of a put whose bytes lie in the session's regions; answers when done. Takes everything it needs out of `ask`. */

@@ -1,5 +1,5 @@
 /* slots.c - where blocks lie: segments of the host tier, cut into slots of the space's one record size. */
-#include "daemon/store_internal.h"
+#include "daemon/fused_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +25,16 @@ static void unlist(kvf_space_t *space, uint32_t number) {
     segment->is_listed = false;
 }
 
+/* A fused space takes but so many for what lands: the rest is its heap's. */
+static bool has_its_share(const kvf_space_t *space) {
+    if (!space->fused) return false;
+    uint32_t raw = atomic_load_explicit(&space->num_segments, memory_order_relaxed) -
+                   atomic_load_explicit(&space->fused->num_heap_segments, memory_order_relaxed);
+    return raw >= space->fused->max_raw_segments;
+}
+
 static bool add_segment(kvf_space_t *space) {
+    if (has_its_share(space)) return false;
     if (!kvf__store_may_take(space->store, space)) return false;
     kvf_host_segment_t *host = kvf_tier_host_take(space->store->host, space->id);
     if (!host) return false;
@@ -161,6 +170,7 @@ static void stop_giving(kvf_space_t *space) {
 }
 
 bool kvf__slots_give_segment(kvf_space_t *space) {
+    if (space->fused && kvf__fused_ask_segment(space)) return true;
     bool was_giving = space->giving != KVF__NO_SEGMENT;
     collect_freed(space);
     if (space->giving == KVF__NO_SEGMENT) {

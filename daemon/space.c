@@ -1,24 +1,29 @@
-/* space.c - the records of a space: reading without a lock, writing and evicting under the space's mutex. */
-#include "daemon/store_internal.h"
+/* space.c - a space: its life, reading its records without a lock, its figures. */
+#include "daemon/fused_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum {
-    EVICT_TRIES = 16, /* victims that a reader snatched, or whose slot did not come free at once */
-};
 
 /* ---- life ---- */
 
 static void on_record_free(void *arg, kvf_record_t *record) {
     kvf_space_t *space = arg;
     if (record->segment == UINT32_MAX) return; /* it never had a slot */
+    if (record->segment == KVF__RECORD_CODED) {
+        kvf__fused_freed(space, record->slot);
+        return;
+    }
     kvf__slots_free(space, record->segment, record->slot);
     atomic_fetch_sub_explicit(&space->blocks, 1, memory_order_relaxed);
 }
 
+/* Exact spaces are held as they came, unless the daemon is to code them, too. */
+static bool is_fused(const kvf_store_t *store, const kvf_policy_t *policy) {
+    return policy->kind != KVF_POLICY_EXACT || store->options.code_exact;
+}
+
 kvf_status_t kvf__space_create(kvf_store_t *store, uint32_t id, const char *name, const kvf_layout_t *layout,
-                               const kvf_policy_t *policy, kvf_space_t **out) {
+                               const kvf_policy_t *policy, kvf_space_t **out, char *why, size_t why_bytes) {
     kvf_space_t *space = calloc(1, sizeof(*space));
     if (!space) return KVF_ERR_NO_MEMORY;
     pthread_mutex_init(&space->mutex, NULL);
@@ -41,9 +46,11 @@ kvf_status_t kvf__space_create(kvf_store_t *store, uint32_t id, const char *name
     space->listed = calloc(store->max_segments, sizeof(*space->listed));
     kvf_status_t status = KVF_ERR_NO_MEMORY;
     if (!space->name || !space->layout || !space->segments || !space->listed) goto err_destroy;
-    uint64_t max_keys = store->options.max_keys < KVF_INDEX_KEYS_MAX ? store->options.max_keys : KVF_INDEX_KEYS_MAX;
-    status = kvf_index_create((uint32_t)max_keys, on_record_free, space, &space->index);
+    space->max_keys =
+        (uint32_t)(store->options.max_keys < KVF_INDEX_KEYS_MAX ? store->options.max_keys : KVF_INDEX_KEYS_MAX);
+    status = kvf_index_create(space->max_keys, on_record_free, space, &space->index);
     if (status == KVF_OK) status = kvf_evict_create(store->options.eviction, &space->evict);
+    if (status == KVF_OK && is_fused(store, policy)) status = kvf__fused_create(space, why, why_bytes);
     if (status != KVF_OK) goto err_destroy;
     *out = space;
     return KVF_OK;
@@ -55,6 +62,7 @@ err_destroy:
 
 void kvf__space_destroy(kvf_space_t *space) {
     kvf__store_end_claim(space->store, space);
+    kvf__fused_destroy(space);
     kvf_index_destroy(space->index);
     kvf_evict_destroy(space->evict);
     kvf__slots_destroy(space);
@@ -134,190 +142,6 @@ void kvf_space_locate(const kvf_space_t *space, const kvf_record_t *record, uint
     *generation = kvf_record_generation(record);
 }
 
-/* ---- eviction, under the mutex ---- */
-
-bool kvf__space_evict_record(kvf_space_t *space, uint32_t id) {
-    kvf_record_t *record = kvf_index_record(space->index, id);
-    if (!record || !kvf_index_evict(space->index, record)) return false;
-    kvf_evict_remove(space->evict, id);
-    atomic_fetch_add_explicit(&space->evicted, 1, memory_order_relaxed);
-    return true;
-}
-
-static bool may_evict(void *arg, uint32_t id) {
-    const kvf_space_t *space = arg;
-    const kvf_record_t *record = kvf_index_record(space->index, id);
-    return record && kvf_record_refs(record) == 1;
-}
-
-static bool evict_one(kvf_space_t *space) {
-    for (int i = 0; i < EVICT_TRIES; i++) {
-        uint32_t id = kvf_evict_victim(space->evict, may_evict, space);
-        if (id == KVF_EVICT_NONE) return false;
-        kvf_record_t *record = kvf_index_record(space->index, id);
-        if (kvf_index_evict(space->index, record)) {
-            atomic_fetch_add_explicit(&space->evicted, 1, memory_order_relaxed);
-            return true;
-        }
-        /* a reader took hold of it between the two: it is in use, and stays */
-        kvf_evict_record_t again = {.key_hash = record->hash, .id = id};
-        if (kvf_evict_insert(space->evict, &again, 1) != KVF_OK) return false;
-    }
-    return false;
-}
-
-/* ---- writes ---- */
-
-static bool take_staging(kvf_space_t *space) {
-    kvf_store_t *store = space->store;
-    uint64_t used = atomic_load_explicit(&store->staging, memory_order_relaxed);
-    do
-        if (used + space->slot_bytes > store->options.staging_bytes) return false;
-    while (!atomic_compare_exchange_weak_explicit(&store->staging, &used, used + space->slot_bytes,
-                                                  memory_order_relaxed, memory_order_relaxed));
-    return true;
-}
-
-static void give_staging(kvf_space_t *space) {
-    atomic_fetch_sub_explicit(&space->store->staging, space->slot_bytes, memory_order_relaxed);
-}
-
-static void write_head(kvf_space_t *space, const kvf_record_t *record) {
-    *kvf__slot_head(space, record->segment, record->slot) =
-        (kvf_record_head_t){.magic = KVF_RECORD_MAGIC,
-                            .layers = space->layout->layers,
-                            .generation = kvf_record_generation(record),
-                            .data_offset = space->data_offset,
-                            .layer_bytes = space->layer_bytes,
-                            .key_hash = record->hash};
-}
-
-static kvf_status_t insert_key(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) {
-    kvf_status_t status = kvf_index_insert(space->index, key->bytes, key->num_bytes, record);
-    if (status == KVF_ERR_NO_SPACE && evict_one(space)) /* max-keys */
-        status = kvf_index_insert(space->index, key->bytes, key->num_bytes, record);
-    if (status == KVF_OK) (*record)->segment = UINT32_MAX;
-    return status;
-}
-
-/* A slot for a pending record, by eviction if need be. */
-static kvf_status_t place(kvf_space_t *space, kvf_record_t *record) {
-    uint32_t segment, slot;
-    kvf_status_t status;
-    for (int i = 0;; i++) {
-        status = kvf__slots_take(space, kvf_record_id(record), &segment, &slot);
-        if (status != KVF_ERR_NO_SPACE || i == EVICT_TRIES || !evict_one(space)) break;
-    }
-    if (status != KVF_OK) return status;
-    record->segment = segment;
-    record->slot = slot;
-    atomic_fetch_add_explicit(&space->blocks, 1, memory_order_relaxed);
-    write_head(space, record);
-    return KVF_OK;
-}
-
-static kvf_status_t reserve_locked(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) {
-    kvf_status_t status = insert_key(space, key, record);
-    if (status != KVF_OK) return status;
-    status = place(space, *record);
-    if (status == KVF_OK) return KVF_OK;
-    kvf_index_unlink(space->index, *record);
-    kvf_record_unref(*record);
-    *record = NULL;
-    return status;
-}
-
-/* A put of a key that is there counts as a use of it. */
-static bool touch_existing(kvf_space_t *space, const kvf_key_t *key) {
-    kvf_record_t *record = kvf_space_acquire(space, key);
-    if (!record) return false;
-    kvf_space_touch(space, record);
-    kvf_space_release(space, record);
-    return true;
-}
-
-/* Whether one more block needs more memory, or another one's. A look: it may change at once. */
-static bool is_full(const kvf_space_t *space) {
-    uint64_t segments = atomic_load_explicit(&space->num_segments, memory_order_relaxed);
-    return atomic_load_explicit(&space->blocks, memory_order_relaxed) >= segments * space->slots;
-}
-
-/* Whether memory is on its way out of other hands: of segments given away, or of dropped spaces. */
-static bool is_leaving(kvf_store_t *store) {
-    return kvf_tier_host_returning(store->host) || atomic_load_explicit(&store->num_leaving, memory_order_relaxed);
-}
-
-bool kvf_space_awaits_memory(kvf_space_t *space) {
-    if (atomic_load_explicit(&space->num_segments, memory_order_relaxed) || kvf_space_is_dropped(space)) return false;
-    if (kvf__store_may_take(space->store, space)) return false;
-    return kvf__store_share(space->store, space) || is_leaving(space->store);
-}
-
-kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) {
-    *record = NULL;
-    if (kvf_space_is_dropped(space)) return KVF_ERR_NOT_FOUND;
-    if (touch_existing(space, key)) return KVF_EXISTS;
-    if (!take_staging(space)) return KVF_ERR_BUSY;
-    bool is_coming =
-        is_full(space) && !kvf__store_may_take(space->store, space) && kvf__store_share(space->store, space);
-    pthread_mutex_lock(&space->mutex);
-    kvf_status_t status = reserve_locked(space, key, record);
-    pthread_mutex_unlock(&space->mutex);
-    if (status == KVF_OK) return KVF_OK;
-    give_staging(space);
-    if (status == KVF_IN_PROGRESS) return KVF_EXISTS; /* another put of the same bytes is landing */
-    if (status == KVF_EXISTS) touch_existing(space, key);
-    /* a space without a block yet, while others hold all memory: the thread has other sessions to serve, and cannot wait */
-    if (status == KVF_ERR_NO_SPACE && (is_coming || is_leaving(space->store))) return KVF_ERR_BUSY;
-    return status;
-}
-
-kvf_status_t kvf_space_commit(kvf_space_t *space, kvf_record_t *const *records, size_t count) {
-    if (!count) return KVF_OK;
-    kvf_evict_record_t *tracked = malloc(count * sizeof(*tracked));
-    kvf_status_t status = tracked ? KVF_OK : KVF_ERR_NO_MEMORY;
-    if (kvf_space_is_dropped(space)) status = KVF_ERR_NOT_FOUND;
-    pthread_mutex_lock(&space->mutex);
-    for (size_t i = 0; i < count && tracked; i++)
-        tracked[i] = (kvf_evict_record_t){.key_hash = records[i]->hash, .id = kvf_record_id(records[i])};
-    if (status == KVF_OK) status = kvf_evict_insert(space->evict, tracked, count);
-    for (size_t i = 0; i < count; i++) {
-        if (status == KVF_OK)
-            kvf_index_publish(space->index, records[i]);
-        else if (kvf_index_unlink(space->index, records[i]))
-            kvf__slots_forget(space, records[i]);
-    }
-    pthread_mutex_unlock(&space->mutex);
-    for (size_t i = 0; i < count; i++) {
-        kvf_record_unref(records[i]);
-        give_staging(space);
-    }
-    free(tracked);
-    return status;
-}
-
-void kvf_space_abort(kvf_space_t *space, kvf_record_t *record) {
-    pthread_mutex_lock(&space->mutex);
-    if (kvf_index_unlink(space->index, record)) kvf__slots_forget(space, record);
-    pthread_mutex_unlock(&space->mutex);
-    kvf_record_unref(record);
-    give_staging(space);
-}
-
-kvf_status_t kvf_space_delete(kvf_space_t *space, const kvf_key_t *key) {
-    kvf_record_t *record = kvf_space_acquire(space, key);
-    if (!record) return KVF_ERR_NOT_FOUND;
-    pthread_mutex_lock(&space->mutex);
-    bool was_in = kvf_index_unlink(space->index, record);
-    if (was_in) {
-        kvf_evict_remove(space->evict, kvf_record_id(record));
-        kvf__slots_forget(space, record);
-    }
-    pthread_mutex_unlock(&space->mutex);
-    kvf_record_unref(record);
-    return was_in ? KVF_OK : KVF_ERR_NOT_FOUND;
-}
-
 /* ---- numbers ---- */
 
 void kvf_space_get_stats(kvf_space_t *space, kvf_space_stats_t *stats) {
@@ -325,15 +149,17 @@ void kvf_space_get_stats(kvf_space_t *space, kvf_space_stats_t *stats) {
     pthread_mutex_lock(&space->mutex);
     kvf_evict_stats(space->evict, &evict);
     pthread_mutex_unlock(&space->mutex);
-    uint64_t blocks = atomic_load_explicit(&space->blocks, memory_order_relaxed);
+    uint64_t raw = atomic_load_explicit(&space->blocks, memory_order_relaxed);
+    kvf_fused_stats_t fused;
+    kvf_space_get_fused_stats(space, &fused);
     uint64_t segments = atomic_load_explicit(&space->num_segments, memory_order_relaxed);
     kvf_tier_host_stats_t host;
     kvf_tier_host_get_stats(space->store->host, &host);
-    *stats = (kvf_space_stats_t){.blocks = blocks,
-                                 .block_bytes = blocks * space->slot_bytes,
+    *stats = (kvf_space_stats_t){.blocks = raw + fused.coded_blocks,
+                                 .block_bytes = raw * space->slot_bytes + fused.heap_bytes,
                                  .segments = segments,
                                  .segment_bytes = segments * host.segment_bytes,
                                  .index_bytes = kvf_index_bytes(space->index) + evict.memory_bytes,
-                                 .evicted_blocks = atomic_load_explicit(&space->evicted, memory_order_relaxed)};
-    stats->evicted_bytes = stats->evicted_blocks * space->slot_bytes;
+                                 .evicted_blocks = atomic_load_explicit(&space->evicted, memory_order_relaxed),
+                                 .evicted_bytes = atomic_load_explicit(&space->evicted_bytes, memory_order_relaxed)};
 }

@@ -1,5 +1,5 @@
 /* store.c - the spaces, and how they share host memory. */
-#include "daemon/store_internal.h"
+#include "daemon/fused_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +21,11 @@ kvf_status_t kvf_store_create(const kvf_store_options_t *options, kvf_store_t **
     if (!store->spaces) goto err_free;
     status = kvf_tier_host_create(&host, &store->host, why, why_bytes);
     if (status != KVF_OK) goto err_free;
+    status = kvf_encoders_create(options->encoders ? options->encoders : 1, kvf__fused_work, &store->encoders);
+    if (status != KVF_OK) {
+        kvf_tier_host_destroy(store->host);
+        goto err_free;
+    }
     store->max_segments = kvf_tier_host_max_segments(store->host);
     pthread_mutex_init(&store->mutex, NULL);
     *out = store;
@@ -32,8 +37,19 @@ err_free:
     return status;
 }
 
+void kvf_store_stop_encoders(kvf_store_t *store) {
+    kvf_encoders_stop(store->encoders);
+    for (uint32_t place = 0; place < store->options.max_spaces; place++) {
+        kvf_space_t *space = kvf_store_space(store, place);
+        if (!space) continue;
+        if (space->fused) kvf__fused_cancel_tasks(space);
+        kvf_space_unref(space);
+    }
+}
+
 void kvf_store_destroy(kvf_store_t *store) {
     if (!store) return;
+    kvf_encoders_destroy(store->encoders);
     for (uint32_t place = 0; place < store->options.max_spaces; place++)
         if (store->spaces[place]) kvf__space_destroy(store->spaces[place]);
     kvf_tier_host_destroy(store->host);
@@ -106,7 +122,7 @@ static kvf_status_t make_space(kvf_store_t *store, const char *name, const kvf_l
     uint32_t place = find_place(store, NULL);
     kvf_status_t status = check_size(store, layout, why, why_bytes);
     if (status == KVF_OK)
-        status = kvf__space_create(store, place + most * store->num_made, name, layout, policy, space);
+        status = kvf__space_create(store, place + most * store->num_made, name, layout, policy, space, why, why_bytes);
     if (status != KVF_OK) return status;
     store->num_made = (store->num_made + 1) % (UINT32_MAX / most);
     store->num_spaces++;

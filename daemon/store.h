@@ -30,6 +30,8 @@ typedef struct kvf_store_options {
     uint64_t max_keys;        /* of one space */
     uint32_t max_spaces;
     kvf_evict_kind_t eviction;
+    unsigned encoders;         /* threads that code what is put into fused spaces; 0: one */
+    bool code_exact;           /* also spaces that keep every bit */
     bool prepare;              /* make pages ahead of need */
     kvf_registrar_t registrar; /* of its segments */
 } kvf_store_options_t;
@@ -66,6 +68,10 @@ kvf_status_t kvf_store_open_segment(kvf_store_t *store, uint32_t number, int *fd
                                     uint32_t *space) KVF_MUST_CHECK;
 /* Segments that the host tier can have at most. */
 size_t kvf_store_max_segments(const kvf_store_t *store);
+
+/* Ends the encoders: what is not coded stays as it came, and who waits for a coded put is told KVF_ERR_SHUTDOWN. For the daemon's end, before those go who
+ * wait. */
+void kvf_store_stop_encoders(kvf_store_t *store);
 
 /* ---- a space ---- */
 
@@ -114,7 +120,8 @@ bool kvf_space_awaits_memory(kvf_space_t *space);
  * milliseconds, while who holds it lets go). KVF_ERR_NO_SPACE: no room, and nothing that
  * may be evicted. KVF_ERR_NOT_FOUND: the space was dropped. */
 kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) KVF_MUST_CHECK;
-/* Makes reserved records [count] readable: those of one put, in the order of its keys. Consumes them. On failure
+/* Makes reserved records [count] readable: those of one put, in the order of its keys. Consumes them. In a fused space they are coded
+ * behind, and count in the staging budget until then. On failure
  * (KVF_ERR_NO_MEMORY; KVF_ERR_NOT_FOUND: the space was dropped) all are aborted. */
 kvf_status_t kvf_space_commit(kvf_space_t *space, kvf_record_t *const *records, size_t count) KVF_MUST_CHECK;
 /* Gives a reserved record up. Consumes it. */

@@ -2,6 +2,7 @@
 #ifndef KVF_DAEMON_STORE_INTERNAL_H
 #define KVF_DAEMON_STORE_INTERNAL_H
 
+#include "daemon/encoders.h"
 #include "daemon/store.h"
 #include "proto/record.h"
 
@@ -23,8 +24,11 @@ typedef struct kvf__block_segment {
     uint32_t *records; /* [slots] id of the record in each, KVF_RECORD_NONE if it is free, KVF__RECORD_GONE */
 } kvf__block_segment_t;
 
+typedef struct kvf_fused kvf_fused_t;
+
 struct kvf_space {
     kvf_store_t *store;
+    kvf_fused_t *fused; /* its coded side; NULL: it has none */
     uint32_t id;
     _Atomic uint32_t refs;
     atomic_bool is_dropped;
@@ -38,6 +42,7 @@ struct kvf_space {
 
     /* [under the mutex], but for the pointers in `segments`, which who holds a record of one may read */
     kvf_evict_t *evict;
+    uint32_t max_keys;
     _Atomic(kvf__block_segment_t *) *segments; /* [max_segments] NULL where there is none */
     uint32_t segments_end;                     /* none lies at or behind it */
     uint32_t *listed, num_listed;              /* segments with free slots, a stack; not `giving` */
@@ -49,12 +54,13 @@ struct kvf_space {
      */
     _Atomic uint64_t freed;
     _Atomic uint32_t num_segments;
-    _Atomic uint64_t blocks, evicted;
+    _Atomic uint64_t blocks, evicted, evicted_bytes; /* blocks: in slots */
     _Atomic uint64_t claim_until_ns; /* a segment that another space gave up is kept for this one; 0: none is */
 };
 
 struct kvf_store {
     kvf_store_options_t options;
+    kvf_encoders_t *encoders;
     kvf_tier_host_t *host;
     size_t max_segments;
     pthread_mutex_t mutex; /* of the list: the next three; a leaf */
@@ -96,8 +102,18 @@ static inline kvf_record_head_t *kvf__slot_head(const kvf_space_t *space, uint32
 
 /* ---- space.c ---- */
 kvf_status_t kvf__space_create(kvf_store_t *store, uint32_t id, const char *name, const kvf_layout_t *layout,
-                               const kvf_policy_t *policy, kvf_space_t **space) KVF_MUST_CHECK;
+                               const kvf_policy_t *policy, kvf_space_t **space, char *why,
+                               size_t why_bytes) KVF_MUST_CHECK;
 void kvf__space_destroy(kvf_space_t *space);
+/* Evicts the policy's choice. False: there is nothing that may leave. [under the mutex] */
+bool kvf__space_evict_one(kvf_space_t *space);
+/* Takes a record that the caller holds out of index and policy. False: it has gone already. [under the mutex] */
+bool kvf__space_unlink(kvf_space_t *space, kvf_record_t *record);
+/* Takes of the staging budget (false: it is used up), and gives back. [any thread] */
+bool kvf__space_take_staging(kvf_space_t *space, uint64_t bytes);
+void kvf__space_give_staging(kvf_space_t *space, uint64_t bytes);
+/* kvf_index_insert, with an eviction if max-keys are there. [under the mutex] */
+kvf_status_t kvf__space_insert_key(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) KVF_MUST_CHECK;
 /* Takes a record that nobody holds out of index and policy. [under the mutex] */
 bool kvf__space_evict_record(kvf_space_t *space, uint32_t id);
 

@@ -77,6 +77,29 @@ static void print_errors(FILE *to, const json_t *now) {
     if (any) fputc('\n', to);
 }
 
+/* How far fusing is, and what it came to. Nothing where no space is fused. */
+static void print_fusion(FILE *to, const json_t *now, const json_t *before, double seconds) {
+    const json_t *f = json_object_get(now, "fusion"), *was = json_object_get(before, "fusion");
+    if (number(f, "spaces") == 0) return;
+    double held = number(f, "bytes_held"), coded = number(f, "encoded_bytes") - number(was, "encoded_bytes"),
+           ms = number(f, "encode_ms") - number(was, "encode_ms");
+    fprintf(to, "fusion   ratio %.2f   %.1f MB put   %.1f MB held   %.0f blocks coded   %.0f wait   %.0f units%s\n",
+            number(f, "ratio"), number(f, "bytes_put") / 1e6, held / 1e6, number(f, "blocks_coded"),
+            number(f, "blocks_waiting"), number(f, "units"), number(f, "spaces_learning") > 0 ? "   learning" : "");
+    if (held > 0)
+        fprintf(to, "  held   raw %.1f %%   records %.1f %%   units %.1f %%   candidates %.1f %%   bases %.1f %%\n",
+                100 * number(f, "bytes_raw") / held, 100 * number(f, "bytes_records") / held,
+                100 * number(f, "bytes_units") / held, 100 * number(f, "bytes_candidates") / held,
+                100 * number(f, "bytes_bases") / held);
+    double rows = number(f, "rows_same") + number(f, "rows_referring") + number(f, "rows_alone") +
+                  number(f, "rows_raw") + number(f, "rows_zero");
+    fprintf(to, "  rows   same %.1f %%   referring %.1f %%   alone %.1f %%   worst error %.2f of its bound\n",
+            rows > 0 ? 100 * number(f, "rows_same") / rows : 0, rows > 0 ? 100 * number(f, "rows_referring") / rows : 0,
+            rows > 0 ? 100 * number(f, "rows_alone") / rows : 0, number(f, "worst_row_of_bound"));
+    fprintf(to, "  coded  %.2f GB/s now, %.2f GB/s an encoder\n\n", seconds > 0 ? coded / seconds / 1e9 : 0,
+            ms > 0 ? coded / ms / 1e6 : 0);
+}
+
 static void print_view(FILE *to, const json_t *now, const json_t *before, double seconds) {
     fprintf(to, "kvfused %s   UCX %s   up %.0f s   %.0f sessions   %.0f requests in flight   %.0f spaces\n\n",
             json_string_value(json_object_get(now, "version")), json_string_value(json_object_get(now, "ucx")),
@@ -87,6 +110,7 @@ static void print_view(FILE *to, const json_t *now, const json_t *before, double
             seconds > 0 ? (number(now, "blocks_stored") - number(before, "blocks_stored")) / seconds : 0,
             seconds > 0 ? (number(now, "blocks_evicted") - number(before, "blocks_evicted")) / seconds : 0,
             number(now, "index_bytes") / 1e6);
+    print_fusion(to, now, before, seconds);
     print_operations(to, now, before, seconds);
     print_errors(to, now);
 }

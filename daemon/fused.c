@@ -1,0 +1,164 @@
+/* fused.c - the coded side of a space: its life, what is copied of it for clients, figures. */
+#include "daemon/fused_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+/* ---- life ---- */
+
+/* The bounds that a policy gives: [layers, planes], all of K and all of V alike; NULL where nothing may be lost. */
+static float *make_bounds(const kvf_layout_t *layout, const kvf_policy_t *policy) {
+    float *bounds = malloc((size_t)layout->layers * layout->planes * sizeof(*bounds));
+    if (!bounds) return NULL;
+    for (size_t i = 0; i < (size_t)layout->layers * layout->planes; i++) {
+        bool is_k = layout->planes == 2 && i % 2 == 0;
+        bounds[i] = is_k ? policy->error_k : policy->error_v;
+    }
+    return bounds;
+}
+
+static kvf_status_t create_pool(kvf_space_t *space) {
+    kvf_fused_t *fused = space->fused;
+    kvf_pool_options_t options = {
+        .layout = space->layout,
+        .memory = {.alloc = kvf__fused_pool_alloc, .free = kvf__fused_pool_free, .arg = space}};
+    if (getrandom(&options.seed, sizeof(options.seed), 0) != (ssize_t)sizeof(options.seed)) return KVF_ERR_INTERNAL;
+    float *bounds = NULL;
+    if (space->policy.kind != KVF_POLICY_EXACT) {
+        bounds = make_bounds(space->layout, &space->policy);
+        if (!bounds) return KVF_ERR_NO_MEMORY;
+    }
+    options.bounds = bounds;
+    kvf_status_t status = kvf_pool_create(&options, &fused->pool);
+    if (status == KVF_OK && kvf_pool_form(fused->pool) == KVF_POOL_BOUNDED) {
+        fused->bounds[0] = space->policy.error_k;
+        fused->bounds[1] = space->policy.error_v;
+    }
+    free(bounds);
+    return status;
+}
+
+kvf_status_t kvf__fused_create(kvf_space_t *space, char *why, size_t why_bytes) {
+    kvf_store_t *store = space->store;
+    kvf_tier_host_stats_t host;
+    kvf_tier_host_get_stats(store->host, &host);
+    if (store->max_segments < KVF__FUSED_SEGMENTS_MIN) {
+        snprintf(why, why_bytes,
+                 "a fused space needs %d segments: raise the daemon's host-bytes, or lower its segment-bytes",
+                 KVF__FUSED_SEGMENTS_MIN);
+        return KVF_ERR_BUSY;
+    }
+    kvf_fused_t *fused = space->fused = calloc(1, sizeof(*fused));
+    if (!fused) return KVF_ERR_NO_MEMORY;
+    pthread_mutex_init(&fused->lock, NULL);
+    pthread_mutex_init(&fused->tasks_lock, NULL);
+    fused->giving = KVF__NO_SEGMENT;
+    fused->is_learning = true;
+    fused->max_coded = space->max_keys;
+    uint64_t raw = (store->options.staging_bytes + host.segment_bytes - 1) / host.segment_bytes;
+    uint64_t most = store->max_segments / 4 ? store->max_segments / 4 : 1;
+    fused->max_raw_segments = (uint32_t)(raw < most ? raw : most);
+    fused->segments = calloc(store->max_segments, sizeof(*fused->segments));
+    fused->coders = calloc(KVF__CODERS_IDLE_MAX, sizeof(*fused->coders));
+    fused->chunks = calloc(fused->max_coded / KVF__CODED_CHUNK + 1, sizeof(*fused->chunks));
+    kvf_status_t status = fused->segments && fused->coders && fused->chunks ? KVF_OK : KVF_ERR_NO_MEMORY;
+    if (status == KVF_OK) status = kvf_heap_create(host.segment_bytes, (uint32_t)store->max_segments, &fused->heap);
+    if (status == KVF_OK) status = create_pool(space);
+    return status; /* kvf__fused_destroy takes what is half made */
+}
+
+void kvf__fused_destroy(kvf_space_t *space) {
+    kvf_fused_t *fused = space->fused;
+    if (!fused) return;
+    kvf__fused_cancel_tasks(space);
+    for (unsigned i = 0; i < fused->num_coders; i++) kvf_pool_coder_destroy(fused->coders[i]);
+    kvf_pool_destroy(fused->pool);
+    for (uint32_t i = 0; i < fused->num_numbers; i++) free(kvf__fused_entry(fused, i));
+    for (uint32_t i = 0; fused->chunks && i <= fused->max_coded / KVF__CODED_CHUNK; i++) free((void *)fused->chunks[i]);
+    for (size_t i = 0; fused->segments && i < space->store->max_segments; i++)
+        if (fused->segments[i].host) kvf_tier_host_give_back(space->store->host, fused->segments[i].host);
+    kvf_heap_destroy(fused->heap);
+    free(fused->segments);
+    free(fused->coders);
+    free((void *)fused->chunks);
+    free(fused->free_numbers);
+    pthread_mutex_destroy(&fused->tasks_lock);
+    pthread_mutex_destroy(&fused->lock);
+    free(fused);
+    space->fused = NULL;
+}
+
+bool kvf_space_is_fused(const kvf_space_t *space) { return space->fused != NULL; }
+
+/* ---- for readers without a record ---- */
+
+kvf_status_t kvf_space_copy_units(kvf_space_t *space, const uint64_t *ids, size_t count, uint64_t most,
+                                  kvf_pool_piece_t *pieces, size_t *found, uint8_t **buffer) {
+    kvf_fused_t *fused = space->fused;
+    uint64_t bytes = 0;
+    *found = 0;
+    pthread_mutex_lock(&fused->lock);
+    for (size_t i = 0; i < count; i++) {
+        kvf_pool_piece_t *piece = &pieces[*found];
+        if (kvf_pool_unit(fused->pool, ids[i], piece) || piece->num_bytes > most - bytes) continue;
+        bytes += piece->num_bytes;
+        (*found)++;
+    }
+    uint8_t *at = *buffer = malloc(bytes ? bytes : 1);
+    for (size_t i = 0; i < *found && at; i++) {
+        memcpy(at, pieces[i].bytes, pieces[i].num_bytes);
+        pieces[i].bytes = at;
+        at += pieces[i].num_bytes;
+    }
+    pthread_mutex_unlock(&fused->lock);
+    return *buffer ? KVF_OK : KVF_ERR_NO_MEMORY;
+}
+
+kvf_status_t kvf_space_copy_basis(kvf_space_t *space, uint32_t version, kvf_basis_copy_t *copy) {
+    kvf_fused_t *fused = space->fused;
+    memset(copy, 0, sizeof(*copy));
+    pthread_mutex_lock(&fused->lock);
+    copy->form = kvf_pool_form(fused->pool);
+    kvf_status_t status = kvf_pool_basis_image(fused->pool, version, &copy->version, &copy->image, &copy->image_bytes);
+    const float *bounds = kvf_pool_bounds(fused->pool);
+    if (status == KVF_OK && bounds) {
+        size_t bytes = (size_t)space->layout->layers * space->layout->planes * sizeof(*bounds);
+        copy->bounds = malloc(bytes);
+        if (copy->bounds)
+            memcpy(copy->bounds, bounds, bytes);
+        else
+            status = KVF_ERR_NO_MEMORY;
+    }
+    pthread_mutex_unlock(&fused->lock);
+    if (status == KVF_OK) return KVF_OK;
+    free(copy->image);
+    copy->image = NULL;
+    copy->image_bytes = 0;
+    return status;
+}
+
+/* ---- figures ---- */
+
+void kvf_space_get_fused_stats(kvf_space_t *space, kvf_fused_stats_t *stats) {
+    kvf_fused_t *fused = space->fused;
+    memset(stats, 0, sizeof(*stats));
+    if (!fused) return;
+    kvf_heap_stats_t heap;
+    pthread_mutex_lock(&fused->lock);
+    kvf_pool_get_stats(fused->pool, &stats->pool);
+    kvf_heap_get_stats(fused->heap, &heap);
+    stats->coded_blocks = atomic_load_explicit(&fused->num_coded, memory_order_relaxed);
+    stats->table_bytes = fused->table_bytes + fused->room_free * (sizeof(uint32_t) + sizeof(kvf_coded_t *));
+    pthread_mutex_unlock(&fused->lock);
+    stats->is_learning = atomic_load_explicit(&fused->is_learning, memory_order_relaxed);
+    stats->tasks = atomic_load_explicit(&fused->num_tasks, memory_order_relaxed);
+    stats->raw_blocks = atomic_load_explicit(&space->blocks, memory_order_relaxed);
+    stats->raw_bytes = stats->raw_blocks * space->slot_bytes;
+    stats->heap_bytes = heap.used_bytes;
+    stats->heap_segments = atomic_load_explicit(&fused->num_heap_segments, memory_order_relaxed);
+    stats->dropped_blocks = atomic_load_explicit(&fused->dropped, memory_order_relaxed);
+    stats->failed_units = atomic_load_explicit(&fused->failed_units, memory_order_relaxed);
+    stats->code_ns = atomic_load_explicit(&fused->code_ns, memory_order_relaxed);
+}

@@ -1,0 +1,136 @@
+/* fused_code.c - one raw block into its coded form, and into the raw one's place. */
+#define KVF_LOG_MODULE "fused"
+#include "daemon/fused_internal.h"
+
+#include "kernels/kernels.h"
+#include "transport/log.h"
+
+#include <stdlib.h>
+
+/* ---- coders ---- */
+
+kvf_status_t kvf__fused_take_coder(kvf_fused_t *fused, kvf_pool_coder_t **coder) {
+    pthread_mutex_lock(&fused->lock);
+    *coder = fused->num_coders ? fused->coders[--fused->num_coders] : NULL;
+    kvf_status_t status = *coder ? KVF_OK : kvf_pool_coder_create(fused->pool, coder);
+    pthread_mutex_unlock(&fused->lock);
+    return status;
+}
+
+void kvf__fused_give_coder(kvf_fused_t *fused, kvf_pool_coder_t *coder) {
+    pthread_mutex_lock(&fused->lock);
+    bool is_kept = fused->num_coders < KVF__CODERS_IDLE_MAX;
+    if (is_kept) fused->coders[fused->num_coders++] = coder;
+    pthread_mutex_unlock(&fused->lock);
+    if (!is_kept) kvf_pool_coder_destroy(coder);
+}
+
+/* ---- the raw block ---- */
+
+/* Whether the bytes are those that landed. */
+static bool is_raw_sound(const kvf_space_t *space, const kvf_record_t *record) {
+    const uint64_t *checksums = kvf_space_checksums(space, record);
+    for (uint32_t layer = 0; layer < space->layout->layers; layer++)
+        if (kvf_kernels()->hash64(kvf_space_layer(space, record, layer), space->layer_bytes) != checksums[layer])
+            return false;
+    return true;
+}
+
+/* ---- keep ---- */
+
+static void give_ready(kvf_fused_t *fused) {
+    for (int i = 0; i < 2; i++) {
+        if (fused->ready[i]) kvf_heap_free(fused->heap, fused->ready[i]);
+        fused->ready[i] = NULL;
+    }
+}
+
+kvf_status_t kvf__fused_keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_coded_t **coded) {
+    kvf_fused_t *fused = space->fused;
+    kvf_pool_coded(coder, &fused->ready_bytes[0], &fused->ready_bytes[1]);
+    for (int i = 0; i < 2; i++) {
+        fused->ready[i] = fused->ready_bytes[i] ? kvf__fused_take_room(space, fused->ready_bytes[i]) : NULL;
+        if (fused->ready[i] || !fused->ready_bytes[i]) continue;
+        give_ready(fused);
+        return KVF_ERR_NO_SPACE;
+    }
+    kvf_pool_block_t block;
+    kvf_status_t status = kvf_pool_end(fused->pool, coder, &block);
+    give_ready(fused); /* what the pool did not take */
+    if (status != KVF_OK) return status;
+    *coded = kvf__fused_enter(space, block);
+    if (*coded) return KVF_OK;
+    if (kvf_pool_delete(fused->pool, block)) kvf_log_error("a block that was coded is not in its pool");
+    return KVF_ERR_NO_MEMORY;
+}
+
+static kvf_status_t encode(kvf_space_t *space, const kvf_pool_put_t *put, kvf_coded_t **coded) {
+    kvf_fused_t *fused = space->fused;
+    kvf_pool_coder_t *coder;
+    kvf_status_t status = kvf__fused_take_coder(fused, &coder);
+    if (status != KVF_OK) return status;
+    status = kvf_pool_prepare(coder, put);
+    if (status == KVF_OK) {
+        pthread_mutex_lock(&fused->lock);
+        status = kvf_pool_begin(fused->pool, coder, put);
+        pthread_mutex_unlock(&fused->lock);
+    }
+    if (status == KVF_OK) {
+        status = kvf_pool_encode(coder);
+        pthread_mutex_lock(&fused->lock);
+        if (status == KVF_OK) status = kvf__fused_keep(space, coder, coded);
+        if (status != KVF_OK) kvf_pool_cancel(fused->pool, coder);
+        pthread_mutex_unlock(&fused->lock);
+    }
+    kvf__fused_give_coder(fused, coder);
+    return status;
+}
+
+/* ---- swap ---- */
+
+/* Puts a coded block where the raw record stands, for every reader at one moment. False: that one has gone. [mutex] */
+static kvf_status_t swap(kvf_space_t *space, kvf_record_t *raw, kvf_coded_t *coded, bool *was_there) {
+    kvf_record_t *record;
+    *was_there = false;
+    kvf_status_t status = kvf_index_prepare(space->index, raw, &record);
+    if (status != KVF_OK) return status;
+    record->segment = KVF__RECORD_CODED;
+    record->slot = coded->number;
+    *was_there = kvf_index_replace(space->index, raw, record);
+    if (*was_there) {
+        kvf__slots_forget(space, raw);
+        if (kvf_evict_rename(space->evict, kvf_record_id(raw), kvf_record_id(record)) == KVF_OK) {
+            atomic_store_explicit(&coded->record_id, kvf_record_id(record), memory_order_relaxed);
+        } else {
+            kvf_evict_remove(space->evict, kvf_record_id(raw));
+            (void)kvf_index_unlink(space->index, record); /* what cannot be tracked could never leave */
+        }
+    } else {
+        record->segment = UINT32_MAX; /* the entry stays the caller's */
+    }
+    kvf_record_unref(record);
+    return KVF_OK;
+}
+
+kvf_status_t kvf__fused_code(kvf_space_t *space, kvf__task_t *task) {
+    kvf_fused_t *fused = space->fused;
+    if (!is_raw_sound(space, task->record)) return KVF_ERR_CORRUPT;
+    const void **planes = malloc((size_t)space->layout->layers * space->layout->planes * sizeof(*planes));
+    if (!planes) return KVF_ERR_NO_MEMORY;
+    kvf_pool_put_t put;
+    kvf__fused_fill_put(space, task, planes, &put);
+    kvf_coded_t *coded;
+    kvf_status_t status = encode(space, &put, &coded);
+    free((void *)planes);
+    if (status != KVF_OK) return status;
+
+    bool was_there;
+    pthread_mutex_lock(&space->mutex);
+    status = swap(space, task->record, coded, &was_there);
+    pthread_mutex_unlock(&space->mutex);
+    if (status == KVF_OK && was_there) return KVF_OK;
+    pthread_mutex_lock(&fused->lock);
+    kvf__fused_leave(space, coded);
+    pthread_mutex_unlock(&fused->lock);
+    return status;
+}

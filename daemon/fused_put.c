@@ -1,0 +1,151 @@
+/* fused_put.c - blocks that clients have coded: what they may refer to, and what becomes of what they send. */
+#include "daemon/fused_internal.h"
+
+#include <endian.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- plan ---- */
+
+static kvf_pool_block_t block_of(const kvf_space_t *space, const uint8_t *key, size_t key_bytes) {
+    kvf_record_t *record = key_bytes ? kvf_index_acquire(space->index, key, key_bytes) : NULL;
+    if (!record) return 0;
+    const kvf_coded_t *coded = kvf_space_coded(space, record);
+    kvf_pool_block_t block = coded ? coded->block : 0;
+    kvf_record_unref(record);
+    return block;
+}
+
+static void read_token_ids(const kvf_put_hints_t *hints, uint32_t tokens, uint32_t *ids) {
+    memcpy(ids, hints->token_ids, tokens * sizeof(*ids));
+    for (uint32_t i = 0; i < tokens; i++) ids[i] = le32toh(ids[i]);
+}
+
+/* [lock] */
+static kvf_status_t plan_block(kvf_space_t *space, kvf_plan_block_t *block) {
+    uint32_t tokens = space->layout->block_tokens, ids[KVF_BLOCK_TOKENS_MAX];
+    kvf_record_t *record = kvf_space_acquire(space, &block->key);
+    block->status = record ? KVF_EXISTS : KVF_OK;
+    if (record) {
+        kvf_space_touch(space, record);
+        kvf_record_unref(record);
+        return KVF_OK;
+    }
+    read_token_ids(&block->hints, tokens, ids);
+    kvf_pool_block_t previous = block_of(space, block->hints.previous, block->hints.previous_bytes);
+    return kvf_pool_find(space->fused->pool, ids, tokens, previous, block->spans, &block->num_spans);
+}
+
+kvf_status_t kvf_space_plan(kvf_space_t *space, kvf_plan_block_t *blocks, size_t count, uint32_t *version) {
+    kvf_fused_t *fused = space->fused;
+    if (kvf_pool_form(fused->pool) != KVF_POOL_BOUNDED) return KVF_ERR_UNSUPPORTED;
+    if (atomic_load_explicit(&fused->is_learning, memory_order_acquire)) return KVF_ERR_UNSUPPORTED;
+    kvf_status_t status = KVF_OK;
+    pthread_mutex_lock(&fused->lock);
+    *version = kvf_pool_version(fused->pool);
+    for (size_t i = 0; i < count && status == KVF_OK; i++) status = plan_block(space, &blocks[i]);
+    pthread_mutex_unlock(&fused->lock);
+    return status;
+}
+
+/* ---- coded puts ---- */
+
+static uint64_t staging_of(const kvf__coded_task_t *coded) { return coded->record_bytes + coded->unit_bytes; }
+
+kvf_status_t kvf_space_put_coded(kvf_space_t *space, const kvf_key_t *key, const kvf_put_hints_t *hints,
+                                 const uint8_t *record, size_t record_bytes, const uint8_t *unit, size_t unit_bytes,
+                                 kvf_coded_put_done_fn done, void *arg) {
+    if (kvf_space_is_dropped(space)) return KVF_ERR_NOT_FOUND;
+    if (!kvf__space_take_staging(space, record_bytes + unit_bytes)) return KVF_ERR_BUSY;
+    kvf__coded_task_t *coded = malloc(sizeof(*coded) + record_bytes + unit_bytes);
+    kvf__task_t *task = coded ? kvf__fused_hinted_task(space, hints) : NULL;
+    if (!task) {
+        free(coded);
+        kvf__space_give_staging(space, record_bytes + unit_bytes);
+        return KVF_ERR_NO_MEMORY;
+    }
+    *coded = (kvf__coded_task_t){.done = done,
+                                 .arg = arg,
+                                 .record_bytes = record_bytes,
+                                 .unit_bytes = unit_bytes,
+                                 .key_bytes = (uint8_t)key->num_bytes};
+    memcpy(coded->key, key->bytes, key->num_bytes);
+    memcpy(coded->bytes, record, record_bytes);
+    if (unit_bytes) memcpy(coded->bytes + record_bytes, unit, unit_bytes);
+    task->coded = coded;
+    kvf__fused_enqueue(space, &task, 1);
+    return KVF_OK;
+}
+
+void kvf__fused_end_coded_task(kvf_space_t *space, kvf__task_t *task, kvf_status_t status) {
+    kvf__coded_task_t *coded = task->coded;
+    coded->done(coded->arg, status);
+    kvf__space_give_staging(space, staging_of(coded));
+    free(coded);
+    free(task);
+}
+
+/* Has the pool check the block, by decoding it, and keep it. */
+static kvf_status_t adopt(kvf_space_t *space, const kvf__task_t *task, kvf_coded_t **entered) {
+    kvf_fused_t *fused = space->fused;
+    const kvf__coded_task_t *coded = task->coded;
+    kvf_pool_put_t put = {.tokens = space->layout->block_tokens,
+                          .position = task->position,
+                          .token_ids = task->token_ids,
+                          .previous = block_of(space, task->previous, task->previous_bytes)};
+    kvf_pool_coded_put_t bytes = {.record = coded->bytes,
+                                  .record_bytes = coded->record_bytes,
+                                  .unit = coded->unit_bytes ? coded->bytes + coded->record_bytes : NULL,
+                                  .unit_bytes = coded->unit_bytes};
+    kvf_pool_coder_t *coder;
+    kvf_status_t status = kvf__fused_take_coder(fused, &coder);
+    if (status != KVF_OK) return status;
+    pthread_mutex_lock(&fused->lock);
+    status = kvf_pool_begin_coded(fused->pool, coder, &put, &bytes);
+    pthread_mutex_unlock(&fused->lock);
+    if (status == KVF_OK) {
+        status = kvf_pool_encode(coder);
+        pthread_mutex_lock(&fused->lock);
+        if (status == KVF_OK) status = kvf__fused_keep(space, coder, entered);
+        if (status != KVF_OK) kvf_pool_cancel(fused->pool, coder);
+        pthread_mutex_unlock(&fused->lock);
+    }
+    kvf__fused_give_coder(fused, coder);
+    return status;
+}
+
+/* Makes it readable under its key. [mutex] */
+static kvf_status_t publish(kvf_space_t *space, const kvf__coded_task_t *task, kvf_coded_t *coded) {
+    kvf_key_t key = {task->key, task->key_bytes};
+    kvf_record_t *record;
+    kvf_status_t status = kvf__space_insert_key(space, &key, &record);
+    if (status == KVF_IN_PROGRESS) return KVF_EXISTS; /* another put of the key is landing */
+    if (status != KVF_OK) return status;
+    kvf_evict_record_t tracked = {.key_hash = record->hash, .id = kvf_record_id(record)};
+    status = kvf_evict_insert(space->evict, &tracked, 1);
+    if (status == KVF_OK) {
+        record->segment = KVF__RECORD_CODED;
+        record->slot = coded->number;
+        atomic_store_explicit(&coded->record_id, kvf_record_id(record), memory_order_relaxed);
+        kvf_index_publish(space->index, record);
+    } else {
+        (void)kvf_index_unlink(space->index, record);
+    }
+    kvf_record_unref(record);
+    return status;
+}
+
+kvf_status_t kvf__fused_enter_coded(kvf_space_t *space, const kvf__task_t *task) {
+    kvf_fused_t *fused = space->fused;
+    kvf_coded_t *coded;
+    kvf_status_t status = adopt(space, task, &coded);
+    if (status != KVF_OK) return status;
+    pthread_mutex_lock(&space->mutex);
+    status = publish(space, task->coded, coded);
+    pthread_mutex_unlock(&space->mutex);
+    if (status == KVF_OK) return KVF_OK;
+    pthread_mutex_lock(&fused->lock);
+    kvf__fused_leave(space, coded);
+    pthread_mutex_unlock(&fused->lock);
+    return status;
+}

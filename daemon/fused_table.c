@@ -1,0 +1,129 @@
+/* fused_table.c - the coded blocks of a space: what readers look up, and how the last reference to one frees it. */
+#define KVF_LOG_MODULE "fused"
+#include "daemon/fused_internal.h"
+
+#include "kernels/kernels.h"
+#include "transport/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+kvf_coded_t *kvf__fused_entry(const kvf_fused_t *fused, uint32_t number) {
+    _Atomic(kvf_coded_t *) *chunk =
+        atomic_load_explicit(&fused->chunks[number / KVF__CODED_CHUNK], memory_order_acquire);
+    return atomic_load_explicit(&chunk[number % KVF__CODED_CHUNK], memory_order_acquire);
+}
+
+static void set_entry(kvf_fused_t *fused, uint32_t number, kvf_coded_t *coded) {
+    atomic_store_explicit(&fused->chunks[number / KVF__CODED_CHUNK][number % KVF__CODED_CHUNK], coded,
+                          memory_order_release);
+}
+
+const kvf_coded_t *kvf_space_coded(const kvf_space_t *space, const kvf_record_t *record) {
+    return record->segment == KVF__RECORD_CODED ? kvf__fused_entry(space->fused, record->slot) : NULL;
+}
+
+uint64_t kvf_space_held_bytes(const kvf_space_t *space, const kvf_record_t *record) {
+    const kvf_coded_t *coded = kvf_space_coded(space, record);
+    if (!coded) return space->block_bytes;
+    uint64_t bytes = coded->record.num_bytes;
+    for (uint32_t i = 0; i < coded->num_units; i++) bytes += coded->units[i].num_bytes;
+    return bytes;
+}
+
+static bool is_piece_sound(const kvf_pool_piece_t *piece) {
+    return kvf_kernels()->hash64(piece->bytes, piece->num_bytes) == piece->hash;
+}
+
+bool kvf_coded_is_sound(const kvf_coded_t *coded) {
+    bool is_sound = is_piece_sound(&coded->record);
+    for (uint32_t i = 0; i < coded->num_units && is_sound; i++) is_sound = is_piece_sound(&coded->units[i]);
+    return is_sound;
+}
+
+/* A number for one more block. False: no memory, or max-keys are coded. */
+static bool take_number(kvf_fused_t *fused, uint32_t *number) {
+    if (fused->num_free) {
+        *number = fused->free_numbers[--fused->num_free];
+        return true;
+    }
+    if (fused->num_numbers == fused->max_coded) return false;
+    if (fused->num_numbers ==
+        fused->room_free) { /* each number has its place among the free ones, for when it comes back */
+        uint32_t room = fused->room_free + KVF__CODED_CHUNK;
+        uint32_t *grown = realloc(fused->free_numbers, room * sizeof(*grown));
+        if (!grown) return false;
+        fused->free_numbers = grown;
+        fused->room_free = room;
+    }
+    _Atomic(_Atomic(kvf_coded_t *) *) *chunk = &fused->chunks[fused->num_numbers / KVF__CODED_CHUNK];
+    if (!atomic_load_explicit(chunk, memory_order_relaxed)) {
+        _Atomic(kvf_coded_t *) *made = calloc(KVF__CODED_CHUNK, sizeof(*made));
+        if (!made) return false;
+        atomic_store_explicit(chunk, made, memory_order_release);
+    }
+    *number = fused->num_numbers++;
+    return true;
+}
+
+static size_t entry_bytes(const kvf_coded_t *coded) {
+    return sizeof(*coded) + coded->num_units * sizeof(coded->units[0]);
+}
+
+kvf_coded_t *kvf__fused_enter(kvf_space_t *space, kvf_pool_block_t block) {
+    kvf_fused_t *fused = space->fused;
+    kvf_pool_view_t view;
+    uint32_t number;
+    if (kvf_pool_view(fused->pool, block, &view) || !take_number(fused, &number)) return NULL;
+    kvf_coded_t *coded = malloc(sizeof(*coded) + view.num_units * sizeof(coded->units[0]));
+    if (!coded) {
+        fused->free_numbers[fused->num_free++] = number;
+        return NULL;
+    }
+    *coded = (kvf_coded_t){.block = block,
+                           .number = number,
+                           .version = view.version,
+                           .bounds = {fused->bounds[0], fused->bounds[1]},
+                           .record = view.record,
+                           .num_units = view.num_units};
+    memcpy(coded->units, view.units, view.num_units * sizeof(coded->units[0]));
+    set_entry(fused, number, coded);
+    fused->table_bytes += entry_bytes(coded);
+    atomic_fetch_add_explicit(&fused->num_coded, 1, memory_order_relaxed);
+    return coded;
+}
+
+void kvf__fused_leave(kvf_space_t *space, kvf_coded_t *coded) {
+    kvf_fused_t *fused = space->fused;
+    if (kvf_pool_delete(fused->pool, coded->block)) kvf_log_error("a coded block was not in its pool");
+    set_entry(fused, coded->number, NULL);
+    fused->table_bytes -= entry_bytes(coded);
+    fused->free_numbers[fused->num_free++] = coded->number;
+    atomic_fetch_sub_explicit(&fused->num_coded, 1, memory_order_relaxed);
+    free(coded);
+}
+
+void kvf__fused_forget(kvf_space_t *space, const kvf_record_t *record) {
+    kvf_coded_t *coded = kvf__fused_entry(space->fused, record->slot);
+    atomic_store_explicit(&coded->record_id, KVF_RECORD_NONE, memory_order_relaxed);
+}
+
+void kvf__fused_freed(kvf_space_t *space, uint32_t number) {
+    kvf_fused_t *fused = space->fused;
+    kvf_coded_t *coded = kvf__fused_entry(fused, number); /* nobody else frees it */
+    atomic_store_explicit(&coded->record_id, KVF_RECORD_NONE, memory_order_relaxed);
+    kvf_coded_t *top = atomic_load_explicit(&fused->freed, memory_order_relaxed);
+    do coded->next_freed = top;
+    while (
+        !atomic_compare_exchange_weak_explicit(&fused->freed, &top, coded, memory_order_release, memory_order_relaxed));
+    if (!top) kvf_encoders_kick(space->store->encoders, space);
+}
+
+void kvf__fused_drain(kvf_space_t *space) {
+    kvf_coded_t *coded = atomic_exchange_explicit(&space->fused->freed, NULL, memory_order_acquire);
+    while (coded) {
+        kvf_coded_t *next = coded->next_freed;
+        kvf__fused_leave(space, coded);
+        coded = next;
+    }
+}

@@ -1,0 +1,184 @@
+/* fused_tasks.c - what the encoders of a space have to do: blocks that landed, in the order of their puts. */
+#define KVF_LOG_MODULE "fused"
+#include "daemon/fused_internal.h"
+
+#include "transport/log.h"
+
+#include <endian.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TRY_FOR_NS   UINT64_C(5000000000) /* a block that finds no room for that long leaves */
+#define TRY_AGAIN_NS UINT64_C(10000000)
+
+kvf__task_t *kvf__fused_make_task(const kvf_space_t *space) {
+    return calloc(1, sizeof(kvf__task_t) + space->layout->block_tokens * sizeof(uint32_t));
+}
+
+/* Where a reserved record's task waits for its commit: the head's words are the store's while nobody sees the record. */
+static uint64_t *task_word(kvf_space_t *space, const kvf_record_t *record) {
+    return &kvf__slot_head(space, record->segment, record->slot)->reserved[1];
+}
+
+kvf__task_t *kvf__fused_hinted_task(const kvf_space_t *space, const kvf_put_hints_t *hints) {
+    kvf__task_t *task = kvf__fused_make_task(space);
+    if (!task) return NULL;
+    task->position = hints->position;
+    if (hints->previous_bytes && hints->previous_bytes <= sizeof(task->previous)) {
+        task->previous_bytes = (uint8_t)hints->previous_bytes;
+        memcpy(task->previous, hints->previous, hints->previous_bytes);
+    }
+    task->has_token_ids = hints->token_ids != NULL;
+    if (hints->token_ids) {
+        memcpy(task->token_ids, hints->token_ids, space->layout->block_tokens * sizeof(uint32_t));
+        for (uint32_t i = 0; i < space->layout->block_tokens; i++) task->token_ids[i] = le32toh(task->token_ids[i]);
+    }
+    return task;
+}
+
+kvf_status_t kvf_space_hint(kvf_space_t *space, kvf_record_t *record, const kvf_put_hints_t *hints) {
+    if (!space->fused) return KVF_OK;
+    kvf__task_t *task = kvf__fused_hinted_task(space, hints);
+    if (!task) return KVF_ERR_NO_MEMORY;
+    *task_word(space, record) = (uint64_t)(uintptr_t)task;
+    return KVF_OK;
+}
+
+kvf__task_t *kvf__fused_take_task(kvf_space_t *space, const kvf_record_t *record) {
+    uint64_t *word = task_word(space, record);
+    kvf__task_t *task = (kvf__task_t *)(uintptr_t)*word;
+    *word = 0;
+    return task;
+}
+
+void kvf__fused_enqueue(kvf_space_t *space, kvf__task_t *const *tasks, size_t count) {
+    kvf_fused_t *fused = space->fused;
+    pthread_mutex_lock(&fused->tasks_lock);
+    for (size_t i = 0; i < count; i++) {
+        kvf__task_t **list = tasks[i]->coded ? &fused->coded_tasks : &fused->tasks;
+        DL_APPEND(*list, tasks[i]);
+    }
+    fused->last_put_ns = kvf__now_ns();
+    pthread_mutex_unlock(&fused->tasks_lock);
+    atomic_fetch_add_explicit(&fused->num_tasks, count, memory_order_relaxed);
+    kvf_encoders_kick(space->store->encoders, space);
+}
+
+void kvf__fused_end_task(kvf_space_t *space, kvf__task_t *task) {
+    if (task->coded) {
+        kvf__fused_end_coded_task(space, task, KVF_ERR_SHUTDOWN);
+        return;
+    }
+    kvf_record_unref(task->record);
+    kvf__space_give_staging(space, space->slot_bytes);
+    free(task);
+}
+
+static kvf__task_t *take_task(kvf_fused_t *fused) {
+    pthread_mutex_lock(&fused->tasks_lock);
+    kvf__task_t **list = fused->coded_tasks ? &fused->coded_tasks : &fused->tasks, *task = *list;
+    if (task) DL_DELETE(*list, task);
+    pthread_mutex_unlock(&fused->tasks_lock);
+    if (task) atomic_fetch_sub_explicit(&fused->num_tasks, 1, memory_order_relaxed);
+    return task;
+}
+
+/* Puts a task back where it was: it found no room. */
+static void return_task(kvf_fused_t *fused, kvf__task_t *task) {
+    pthread_mutex_lock(&fused->tasks_lock);
+    kvf__task_t **list = task->coded ? &fused->coded_tasks : &fused->tasks;
+    DL_PREPEND(*list, task);
+    pthread_mutex_unlock(&fused->tasks_lock);
+    atomic_fetch_add_explicit(&fused->num_tasks, 1, memory_order_relaxed);
+}
+
+void kvf__fused_cancel_tasks(kvf_space_t *space) {
+    kvf__task_t *task;
+    while ((task = take_task(space->fused)) != NULL) kvf__fused_end_task(space, task);
+}
+
+void kvf__fused_planes(const kvf_space_t *space, const kvf_record_t *record, const void **planes) {
+    const kvf_layout_t *layout = space->layout;
+    uint64_t plane_bytes = kvf_layout_plane_bytes(layout);
+    for (uint32_t layer = 0; layer < layout->layers; layer++)
+        for (uint32_t plane = 0; plane < layout->planes; plane++)
+            planes[layer * layout->planes + plane] = kvf_space_layer(space, record, layer) + plane * plane_bytes;
+}
+
+/* The pool's block of the task's previous key, 0: it is not there, or not coded. */
+static kvf_pool_block_t previous_of(const kvf_space_t *space, const kvf__task_t *task) {
+    if (!task->previous_bytes) return 0;
+    kvf_record_t *record = kvf_index_acquire(space->index, task->previous, task->previous_bytes);
+    if (!record) return 0;
+    const kvf_coded_t *coded = kvf_space_coded(space, record);
+    kvf_pool_block_t block = coded ? coded->block : 0;
+    kvf_record_unref(record);
+    return block;
+}
+
+void kvf__fused_fill_put(const kvf_space_t *space, const kvf__task_t *task, const void **planes, kvf_pool_put_t *put) {
+    kvf__fused_planes(space, task->record, planes);
+    *put = (kvf_pool_put_t){.planes = planes,
+                            .tokens = space->layout->block_tokens,
+                            .position = task->position,
+                            .token_ids = task->has_token_ids ? task->token_ids : NULL,
+                            .previous = previous_of(space, task)};
+}
+
+/* ---- work ---- */
+
+/* A block that cannot be coded leaves: it may not stay in staging for ever. */
+static void give_up(kvf_space_t *space, kvf__task_t *task, kvf_status_t why) {
+    if (task->coded) {
+        kvf__fused_end_coded_task(space, task, why);
+        return;
+    }
+    kvf_log_limited(KVF_LOG_WARN, "space '%s': a block is dropped, it cannot be coded: %s", space->name,
+                    kvf_status_text(why));
+    pthread_mutex_lock(&space->mutex);
+    kvf__space_unlink(space, task->record);
+    pthread_mutex_unlock(&space->mutex);
+    atomic_fetch_add_explicit(&space->fused->dropped, 1, memory_order_relaxed);
+    kvf__fused_end_task(space, task);
+}
+
+/* Codes the oldest task. */
+static uint64_t code_one(kvf_space_t *space) {
+    kvf_fused_t *fused = space->fused;
+    kvf__task_t *task = take_task(fused);
+    if (!task) return KVF_WORK_NONE;
+    uint64_t start = kvf__now_ns();
+    kvf_status_t status = kvf_space_is_dropped(space) ? KVF_ERR_NOT_FOUND
+                          : task->coded               ? kvf__fused_enter_coded(space, task)
+                                                      : kvf__fused_code(space, task);
+    uint64_t now = kvf__now_ns();
+    atomic_fetch_add_explicit(&fused->code_ns, now - start, memory_order_relaxed);
+    if (status == KVF_OK || kvf_space_is_dropped(space)) {
+        if (task->coded)
+            kvf__fused_end_coded_task(space, task, status);
+        else
+            kvf__fused_end_task(space, task);
+        return KVF_WORK_NOW;
+    }
+    if (!task->tried_ns) task->tried_ns = start;
+    bool may_wait = status == KVF_ERR_NO_SPACE || status == KVF_ERR_NO_MEMORY || status == KVF_ERR_BUSY;
+    if (!may_wait || now - task->tried_ns > TRY_FOR_NS) {
+        give_up(space, task, status);
+        return KVF_WORK_NOW;
+    }
+    return_task(fused, task);
+    return now + TRY_AGAIN_NS;
+}
+
+uint64_t kvf__fused_work(kvf_space_t *space) {
+    kvf_fused_t *fused = space->fused;
+    if (atomic_load_explicit(&fused->freed, memory_order_relaxed)) {
+        pthread_mutex_lock(&fused->lock);
+        kvf__fused_drain(space);
+        pthread_mutex_unlock(&fused->lock);
+    }
+    uint64_t due_ns = kvf__fused_give(space);
+    bool is_learning = atomic_load_explicit(&fused->is_learning, memory_order_acquire) && !kvf_space_is_dropped(space);
+    uint64_t next_ns = is_learning ? kvf__fused_learn(space) : code_one(space);
+    return next_ns < due_ns ? next_ns : due_ns;
+}

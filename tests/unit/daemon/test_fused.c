@@ -1,0 +1,234 @@
+/* A fused space of the store: what lands is readable at once and coded behind, within its bound, budget and lifetimes. */
+#include "tests/unit/daemon/fused_rig.h"
+
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+static const float BOUND = 0.05f;
+
+static fused_rig_t rig;
+
+/* Puts blocks `number` … of a run of text that begins at `first`. */
+static void put_run(uint32_t number, uint32_t first, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        rig_block_t block = {number + i, first + i * RIG_TOKENS, i ? (int64_t)(number + i - 1) : -1};
+        cr_assert_eq(rig_put_patiently(&rig, rig.space, block), KVF_OK);
+    }
+}
+
+static void check_run(uint32_t number, uint32_t first, uint32_t count, bool is_coded) {
+    for (uint32_t i = 0; i < count; i++) {
+        bool is_there;
+        bool coded = rig_check(&rig, (rig_block_t){.number = number + i, .first = first + i * RIG_TOKENS}, &is_there);
+        cr_assert(is_there);
+        if (is_coded) cr_assert(coded);
+    }
+}
+
+enum { LESSON = 1024 / RIG_TOKENS };
+
+Test(fused, a_put_is_readable_at_once_and_later_within_its_bound) {
+    rig_start(&rig, 8 << 20, 4 << 20, BOUND);
+    put_run(0, 0, LESSON + 20);
+    check_run(0, 0, LESSON + 20, false);
+    rig_wait(&rig, rig.space);
+    check_run(0, 0, LESSON + 20, true);
+    kvf_fused_stats_t stats = rig_stats(rig.space);
+    cr_assert_eq(stats.coded_blocks, LESSON + 20);
+    cr_assert_eq(stats.raw_blocks, 0);
+    cr_assert_leq(stats.pool.worst, 1);
+    cr_assert_gt(stats.pool.bytes_put, 2 * (stats.pool.bytes_records + stats.pool.bytes_units));
+    kvf_store_stats_t all;
+    kvf_store_get_stats(rig.store, &all);
+    cr_assert_eq(all.staging_bytes, 0);
+    rig_stop(&rig);
+}
+
+Test(fused, exact_blocks_come_back_to_the_bit) {
+    rig_start(&rig, 8 << 20, 4 << 20, 0);
+    put_run(0, 0, 40);
+    put_run(100, 0, 40); /* the same bytes under other keys */
+    rig_wait(&rig, rig.space);
+    check_run(0, 0, 40, true);
+    check_run(100, 0, 40, true);
+    cr_assert_gt(rig_stats(rig.space).pool.planes_same, 0);
+    rig_stop(&rig);
+}
+
+Test(fused, a_leader_that_goes_leaves_its_followers_as_they_were) {
+    rig_start(&rig, 8 << 20, 4 << 20, BOUND);
+    put_run(0, 0, LESSON);
+    put_run(1000, 7, 40); /* the same text, 7 tokens off */
+    rig_wait(&rig, rig.space);
+    kvf_fused_stats_t stats = rig_stats(rig.space);
+    cr_assert_gt(stats.pool.rows[KVF_ROW_REFERS] + stats.pool.rows[KVF_ROW_SAME], 0);
+    for (uint32_t i = 0; i < LESSON; i++) cr_assert_eq(rig_delete(&rig, i), KVF_OK);
+    cr_assert_eq(rig_delete(&rig, 0), KVF_ERR_NOT_FOUND);
+    check_run(1000, 7, 40, true);
+    rig_stop(&rig);
+}
+
+Test(fused, what_is_deleted_gives_all_its_memory_back) {
+    rig_start(&rig, 8 << 20, 4 << 20, BOUND);
+    put_run(0, 0, LESSON + 10);
+    put_run(1000, 7, 40);
+    rig_wait(&rig, rig.space);
+    for (uint32_t i = 0; i < LESSON + 10; i++) cr_assert_eq(rig_delete(&rig, i), KVF_OK);
+    for (uint32_t i = 0; i < 40; i++) cr_assert_eq(rig_delete(&rig, 1000 + i), KVF_OK);
+    kvf_fused_stats_t stats;
+    for (int i = 0; i < 2000 && (stats = rig_stats(rig.space)).coded_blocks; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    cr_assert_eq(stats.coded_blocks, 0);
+    cr_assert_eq(stats.heap_bytes, 0);
+    cr_assert_eq(stats.table_bytes % sizeof(void *), 0);
+    cr_assert_eq(stats.pool.units, 0);
+    cr_assert_eq(stats.pool.bytes_records + stats.pool.bytes_units + stats.pool.bytes_put, 0);
+    rig_stop(&rig);
+}
+
+Test(fused, a_small_budget_evicts_and_never_grows) {
+    rig_start(&rig, 1 << 20, 256 << 10, BOUND);
+    enum { RUNS = 12, RUN = 60 };
+    for (uint32_t run = 0; run < RUNS; run++) {
+        put_run(run * RUN, run * 300, RUN);
+        kvf_store_stats_t all;
+        kvf_store_get_stats(rig.store, &all);
+        cr_assert_leq(all.host.held_bytes, 1 << 20);
+        cr_assert_leq(all.staging_bytes, 256 << 10);
+    }
+    rig_wait(&rig, rig.space);
+    uint32_t there = 0;
+    for (uint32_t i = 0; i < RUNS * RUN; i++) {
+        bool is_there;
+        (void)rig_check(&rig, (rig_block_t){.number = i, .first = i / RUN * 300 + i % RUN * RIG_TOKENS}, &is_there);
+        there += is_there;
+    }
+    kvf_space_stats_t space;
+    kvf_space_get_stats(rig.space, &space);
+    cr_assert_gt(space.evicted_blocks, 0);
+    cr_assert_eq(there, space.blocks);
+    cr_assert_eq(there + space.evicted_blocks + rig_stats(rig.space).dropped_blocks, RUNS * RUN);
+    cr_assert_eq(rig_stats(rig.space).dropped_blocks, 0);
+    cr_assert_gt(there, RUN);
+    rig_stop(&rig);
+}
+
+Test(fused, what_a_reader_holds_stays_whatever_comes) {
+    rig_start(&rig, 1 << 20, 256 << 10, BOUND);
+    put_run(0, 0, LESSON);
+    rig_wait(&rig, rig.space);
+    kvf_record_t *deleted = rig_acquire(&rig, LESSON - 1), *evicted = rig_acquire(&rig, LESSON - 2);
+    cr_assert(deleted && evicted);
+    cr_assert_eq(rig_delete(&rig, LESSON - 1), KVF_OK);
+    for (uint32_t run = 1; run < 8; run++) put_run(run * 100, run * 300, 60);
+    rig_wait(&rig, rig.space);
+    cr_assert_leq(rig_error(&rig, deleted, (rig_block_t){.first = (LESSON - 1) * RIG_TOKENS}), 1);
+    cr_assert_leq(rig_error(&rig, evicted, (rig_block_t){.first = (LESSON - 2) * RIG_TOKENS}), 1);
+    kvf_space_release(rig.space, deleted);
+    kvf_space_release(rig.space, evicted);
+    rig_stop(&rig);
+}
+
+Test(fused, puts_beyond_the_staging_budget_are_told_to_wait) {
+    rig_start(&rig, 1 << 20, 70 << 10, BOUND); /* room for four blocks: less than it learns from */
+    uint32_t busy = 0, number = 0;
+    for (; number < 30 && !busy; number++)
+        busy += rig_put(&rig, (rig_block_t){number, number * RIG_TOKENS, -1}) == KVF_ERR_BUSY;
+    cr_assert(busy, "a space that cannot learn yet takes more than its staging");
+    for (uint32_t i = number; i < number + 30; i++) /* it learns from what there is, after a silence */
+        cr_assert_eq(rig_put_patiently(&rig, rig.space, (rig_block_t){i, i * RIG_TOKENS, -1}), KVF_OK);
+    rig_wait(&rig, rig.space);
+    rig_stop(&rig);
+}
+
+Test(fused, two_spaces_share_the_memory) {
+    rig_start(&rig, 2 << 20, 256 << 10, BOUND);
+    for (uint32_t run = 0; run < 10; run++) put_run(run * 100, run * 300, 60);
+    rig_wait(&rig, rig.space);
+    kvf_space_t *other = rig_open(&rig, "other");
+    for (uint32_t i = 0; i < 300; i++)
+        cr_assert_eq(
+            rig_put_patiently(&rig, other, (rig_block_t){i, i % 200 * RIG_TOKENS, i % 200 ? (int64_t)i - 1 : -1}),
+            KVF_OK, "block %u", i);
+    rig_wait(&rig, other);
+    kvf_space_stats_t one, two;
+    kvf_space_get_stats(rig.space, &one);
+    kvf_space_get_stats(other, &two);
+    cr_assert_gt(two.blocks, 20);
+    cr_assert_gt(one.blocks, 20);
+    kvf_space_unref(other);
+    rig_stop(&rig);
+}
+
+Test(fused, a_space_that_is_dropped_in_the_midst_gives_its_memory_back) {
+    rig_start(&rig, 2 << 20, 512 << 10, BOUND);
+    put_run(0, 0, LESSON + 5);
+    cr_assert_eq(kvf_store_drop_space(rig.store, "space"), KVF_OK);
+    kvf_space_unref(rig.space);
+    kvf_store_stats_t all = {.staging_bytes = 1};
+    for (int i = 0; i < 5000 && (all.staging_bytes || all.host.taken_bytes); i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        kvf_store_get_stats(rig.store, &all);
+    }
+    cr_assert_eq(all.staging_bytes, 0);
+    cr_assert_eq(all.host.taken_bytes, 0);
+    rig.space = rig_open(&rig, "space");
+    put_run(0, 0, 5);
+    rig_stop(&rig);
+}
+
+Test(fused, a_damaged_unit_is_seen) {
+    rig_start(&rig, 8 << 20, 4 << 20, BOUND);
+    put_run(0, 0, LESSON);
+    rig_wait(&rig, rig.space);
+    kvf_record_t *record = rig_acquire(&rig, 3);
+    const kvf_coded_t *coded = kvf_space_coded(rig.space, record);
+    cr_assert(coded && coded->num_units && kvf_coded_is_sound(coded));
+    ((uint8_t *)(uintptr_t)coded->units[0].bytes)[coded->units[0].num_bytes / 2] ^= 1;
+    cr_assert_not(kvf_coded_is_sound(coded));
+    kvf_space_release(rig.space, record);
+    put_run(1000, 0, 20); /* the same text: what is damaged is left out */
+    rig_wait(&rig, rig.space);
+    check_run(1000, 0, 20, true);
+    rig_stop(&rig);
+}
+
+/* ---- readers beside encoders ---- */
+
+static atomic_bool is_over;
+static _Atomic uint32_t num_read;
+
+static void *read_on(void *arg) {
+    fused_rig_t mine = rig; /* with a decoder of its own */
+    uint64_t state = (uint64_t)(uintptr_t)arg + 1;
+    while (!atomic_load(&is_over)) {
+        uint32_t number = (uint32_t)data_draw(&state) % 400;
+        bool is_there;
+        (void)rig_check(&mine, (rig_block_t){.number = number, .first = number % 200 * RIG_TOKENS}, &is_there);
+        atomic_fetch_add(&num_read, is_there);
+    }
+    kvf_block_decoder_destroy(mine.decoder);
+    kvf_codec_destroy(mine.codec);
+    free(mine.basis.image);
+    free(mine.basis.bounds);
+    return NULL;
+}
+
+Test(fused, readers_never_see_a_block_that_is_not_within_its_bound) {
+    rig_start(&rig, 1 << 20, 512 << 10, BOUND);
+    pthread_t readers[2];
+    for (uintptr_t i = 0; i < 2; i++) cr_assert_eq(pthread_create(&readers[i], NULL, read_on, (void *)i), 0);
+    for (int round = 0; round < 3; round++)
+        for (uint32_t i = 0; i < 400; i++) {
+            rig_block_t block = {i, i % 200 * RIG_TOKENS, i % 200 ? (int64_t)i - 1 : -1};
+            kvf_status_t status = rig_put_patiently(&rig, rig.space, block);
+            cr_assert(status == KVF_OK || status == KVF_EXISTS);
+            if (i % 5 == 0) (void)!rig_delete(&rig, (i + 37) % 400);
+        }
+    rig_wait(&rig, rig.space);
+    atomic_store(&is_over, true);
+    for (int i = 0; i < 2; i++) pthread_join(readers[i], NULL);
+    cr_assert_gt(atomic_load(&num_read), 0);
+    rig_stop(&rig);
+}
