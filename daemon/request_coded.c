@@ -129,9 +129,8 @@ static void on_parcel_sent(void *arg, kvf_status_t status) {
     free(parcel);
 }
 
-/* Sends `body` with `bytes` behind it, and frees those. */
-static void send_parcel(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
-                        void *bytes, size_t num_bytes) {
+void kvf__send_parcel(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
+                      void *bytes, size_t num_bytes) {
     parcel_t *parcel = malloc(sizeof(*parcel));
     if (!parcel) {
         free(bytes);
@@ -195,7 +194,7 @@ void kvf__serve_get_units(kvf_session_t *session, const kvf_frame_head_t *head, 
     for (size_t i = 0; i < found; i++) bytes += pieces[i].num_bytes;
     fill_units(&body, pieces, found);
     kvf_metrics_add(session->service->metrics, KVF_METRIC_UNITS_ASKED, count);
-    send_parcel(session, KVF_FRAME_UNITS_REPLY, head->request, &body.base, buffer, bytes);
+    kvf__send_parcel(session, KVF_FRAME_UNITS_REPLY, head->request, &body.base, buffer, bytes);
 }
 
 void kvf__serve_get_basis(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__GetBasis *ask) {
@@ -217,6 +216,6 @@ void kvf__serve_get_basis(kvf_session_t *session, const kvf_frame_head_t *head, 
         body.bounds = copy.bounds;
         body.n_bounds = copy.bounds ? (size_t)kvf_space_layers(space) * kvf_space_layout(space)->planes : 0;
     }
-    send_parcel(session, KVF_FRAME_BASIS_REPLY, head->request, &body.base, copy.image, copy.image_bytes);
+    kvf__send_parcel(session, KVF_FRAME_BASIS_REPLY, head->request, &body.base, copy.image, copy.image_bytes);
     free(copy.bounds);
 }

@@ -127,7 +127,9 @@ void kvf__put_now(kvf_session_t *session, const kvf_frame_head_t *head, const Kv
         kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, "positions that are not one a key");
         return;
     }
-    if (!ask->n_shared_regions) {
+    if (ask->version) {
+        kvf__put_coded(session, head, ask, space, keys, payload);
+    } else if (!ask->n_shared_regions) {
         land_frame(session, head, ask, space, keys, payload);
     } else if (head->payload_bytes) {
         kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, "both payload and shared pieces");

@@ -223,6 +223,7 @@ static const ProtobufCMessageDescriptor *body_type(kvf_frame_type_t type) {
     case KVF_FRAME_PING: return &kvf__ping__descriptor;
     case KVF_FRAME_GET_UNITS: return &kvf__get_units__descriptor;
     case KVF_FRAME_GET_BASIS: return &kvf__get_basis__descriptor;
+    case KVF_FRAME_PLAN: return &kvf__plan__descriptor;
     default: return NULL; /* frames that only a daemon sends */
     }
 }
@@ -240,6 +241,7 @@ static void dispatch(kvf_session_t *session, const kvf_frame_head_t *head, const
     case KVF_FRAME_PING: serve_ping(session, head, body); break;
     case KVF_FRAME_GET_UNITS: kvf__serve_get_units(session, head, body); break;
     case KVF_FRAME_GET_BASIS: kvf__serve_get_basis(session, head, body); break;
+    case KVF_FRAME_PLAN: kvf__serve_plan(session, head, body); break;
     default: break;
     }
 }
@@ -323,6 +325,7 @@ static void on_closed(void *user, kvf_status_t why) {
     kvf_service_t *service = session->service;
     kvf__parking_cancel(session);
     kvf__landing_cancel(session);
+    kvf__coded_puts_cancel(session);
     drop_leases(session);
     kvf__memory_detach(session);
     DL_DELETE(service->sessions, session);

@@ -59,6 +59,7 @@ typedef struct kvf_region {
 
 typedef struct kvf_landing kvf_landing_t;
 typedef struct kvf_parked kvf_parked_t;
+typedef struct kvf__coded_put kvf_coded_put_t;
 
 /* Stands beside the session, as libuv frees its handle only later. */
 typedef struct kvf_memory_link {
@@ -81,8 +82,9 @@ struct kvf_session {
     kvf_reply_t *replies;
     kvf_space_t **opened; /* [max-spaces] by place, referenced: those that it opened, and no others, are there for it */
     uint64_t seen_drops;  /* kvf_store_num_drops when `opened` was last looked through */
-    uint64_t unit_cache_bytes; /* of the client, as its hello says */
-    kvf_sent_units_t *sent;    /* NULL: none were, yet */
+    uint64_t unit_cache_bytes;   /* of the client, as its hello says */
+    kvf_sent_units_t *sent;      /* NULL: none were, yet */
+    kvf_coded_put_t *coded_puts; /* on their way through the encoders */
     kvf_memory_link_t *link;
     kvf_region_t regions[KVF_REGIONS_MAX];
 };
@@ -211,7 +213,18 @@ void kvf__hold_fail(kvf_session_t *session, uint64_t request, kvf_hold_t *hold, 
 void kvf__reply_coded(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, kvf_hold_t *hold,
                       Kvf__GetReply *body);
 void kvf__serve_get_units(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__GetUnits *ask);
+/* Sends `body` with `bytes` [num_bytes] behind it, frees those, and ends a request that was begun. */
+void kvf__send_parcel(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
+                      void *bytes, size_t num_bytes);
 void kvf__serve_get_basis(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__GetBasis *ask);
+
+/* ---- request_plan.c ---- */
+void kvf__serve_plan(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Plan *ask);
+/* A put of blocks that the client has coded; answers when all were looked at. */
+void kvf__put_coded(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, kvf_space_t *space,
+                    const kvf_key_t *keys, const uint8_t *payload);
+/* Nobody waits for the session's any more. */
+void kvf__coded_puts_cancel(kvf_session_t *session);
 
 /* ---- landing.c ---- */
 /* Queues the copy of a put whose bytes lie in the session's regions; answers when done. Takes everything it needs out of `ask`. */
