@@ -1,5 +1,5 @@
-/* Two coders encode, a third thread learns, puts and deletes, all under one mutex but for learn, prepare and encode; readers look at views without it.
- * A plain program: Criterion does not run under ThreadSanitizer. */
+/* Two coders encode, a third thread learns, puts and deletes, all under one mutex but for learn, prepare and encode;
+ * readers look at views without it. A plain program: Criterion does not run under ThreadSanitizer. */
 #include "pool_data.h"
 
 #include <pthread.h>
@@ -28,7 +28,8 @@ static bool is_sound(const kvf_pool_piece_t *piece) {
     return kvf_kernels()->hash64(piece->bytes, piece->num_bytes) == piece->hash;
 }
 
-/* Begins under the lock, encodes without it, ends under it; every fifth block is canceled. Then reads what was kept without the lock. */
+/* Begins under the lock, encodes without it, ends under it; every fifth block is canceled. Then reads what was kept
+ * without the lock. */
 static bool code(race_t *race, kvf_pool_coder_t *coder, const kvf_pool_put_t *put, bool is_canceled,
                  kvf_pool_block_t *block) {
     kvf_pool_t *pool = race->rig.pool;
