@@ -1,4 +1,5 @@
-/* bounded_coded.c - blocks that others code: what they may refer to, and what comes from them. Nothing of that is believed. */
+/* bounded_coded.c - blocks that others code: what they may refer to, and what comes from them. Nothing of that is
+ * believed. */
 #include "fusion/pool/bounded_form.h"
 
 #include <stdlib.h>

@@ -8,12 +8,12 @@
  *     blocks are not looked at. What is learnt is a model.
  * A unit lives as long as a block refers to it: deleting its own block unlinks the block, not the unit.
  *
- * Two ways in: kvf_pool_put for one thread, which stages and learns by itself; and for many threads kvf_pool_learn, then coders:
+ * Two ways in: kvf_pool_put for one thread, which stages and learns by itself; for many threads kvf_pool_learn, then coders:
  *
  *   prepare [no lock] -> begin [lock] -> encode [no lock] -> coded, end [lock]      or cancel [lock] at any point
  *
- * Threads: one at a time, under a lock of the caller's, but for what is marked [no lock]: that runs beside anything, one thread at a time per
- * coder. Locks: none. */
+ * Threads: one at a time, under a lock of the caller's, but for what is marked [no lock]: that runs beside anything, one
+ * thread at a time per coder. Locks: none. */
 #ifndef KVF_FUSION_POOL_H
 #define KVF_FUSION_POOL_H
 
@@ -31,8 +31,8 @@ typedef enum kvf_pool_basis {
 
 enum { KVF_POOL_BOUNDED = 1, KVF_POOL_EXACT = 2 }; /* forms; the numbers that wires carry (proto/wire.h) */
 
-/* Where records and units are kept; all that a pool has else is malloc'ed, staged blocks too. Asked under the caller's lock, by put, flush,
- * end, delete and destroy alone. */
+/* Where records and units are kept; all that a pool has else is malloc'ed, staged blocks too. Asked under the
+ * caller's lock, by put, flush, end, delete and destroy alone. */
 typedef struct kvf_pool_memory {
     void *(*alloc)(void *arg, size_t bytes); /* bytes > 0; NULL: none to be had now */
     void (*free)(void *arg, void *bytes, size_t num_bytes);
@@ -42,12 +42,12 @@ typedef struct kvf_pool_memory {
 typedef struct kvf_pool_options {
     const kvf_layout_t *layout; /* copied */
     const float *bounds;        /* [layer, plane], copied; see kvf_codec_create. NULL: exact */
+    kvf_pool_memory_t memory;   /* alloc NULL: malloc and free */
     uint32_t
         learn_tokens; /* seen before the basis or the model is made; 0: 1024, CROSS 2048, or 8 × head_dim if that is more; exact 256 */
     /* of the bounded form: */
-    kvf_pool_basis_t basis;   /* HADAMARD needs nothing staged */
-    uint64_t seed;            /* of the run index; random where tokens come from strangers */
-    kvf_pool_memory_t memory; /* alloc NULL: malloc and free */
+    kvf_pool_basis_t basis; /* HADAMARD needs nothing staged */
+    uint64_t seed;          /* of the run index; random where tokens come from strangers */
 } kvf_pool_options_t;
 
 /* A block's handle: names one block for ever, also after it was deleted. Never 0. */
@@ -96,7 +96,8 @@ kvf_status_t kvf_pool_flush(kvf_pool_t *pool) KVF_MUST_CHECK;
  * KVF_ERR_NOT_FOUND: no such block, or a unit of it is damaged; KVF_ERR_CORRUPT: its record is; KVF_ERR_NO_MEMORY. */
 kvf_status_t kvf_pool_get(kvf_pool_t *pool, kvf_pool_block_t block, uint32_t first_layer, uint32_t layers,
                           void *const *planes) KVF_MUST_CHECK;
-/* KVF_ERR_NOT_FOUND: no such block. Units of a block whose record is damaged stay until the pool goes: what it says of them cannot be trusted. */
+/* KVF_ERR_NOT_FOUND: no such block. Units of a block whose record is damaged stay until the pool goes: what it says
+ * of them cannot be trusted. */
 kvf_status_t kvf_pool_delete(kvf_pool_t *pool, kvf_pool_block_t block) KVF_MUST_CHECK;
 
 /* ---- what it is, and learning ---- */
@@ -105,20 +106,22 @@ uint32_t kvf_pool_form(const kvf_pool_t *pool);    /* KVF_POOL_BOUNDED or KVF_PO
 bool kvf_pool_is_learning(const kvf_pool_t *pool); /* it cannot code yet [no lock] */
 uint32_t
 kvf_pool_tokens_to_learn(const kvf_pool_t *pool); /* that it wants to learn from; 0: none are needed [no lock] */
-/* Makes the basis or the model of blocks that the caller holds (their planes and positions are looked at, and borrowed for the call);
- * fewer tokens than it wants do. May take seconds. KVF_OK, also if it had learnt; KVF_ERR_INVALID (a block; none, though some are needed);
- * KVF_ERR_NO_MEMORY: may be tried again.
- * [no lock]: one thread at a time, and meanwhile, under the lock, stats, form, bounds, basis_image and find may run; no coder, put, flush or set_bounds. */
+/* Makes the basis or the model of blocks that the caller holds (their planes and positions are looked at, and
+ * borrowed for the call); fewer tokens than it wants do. May take seconds. KVF_OK, also if it had learnt;
+ * KVF_ERR_INVALID (a block; none, though some are needed); KVF_ERR_NO_MEMORY: may be tried again. [no lock]: one
+ * thread at a time; meanwhile all else may run under the lock, but for put, flush and set_bounds. */
 kvf_status_t kvf_pool_learn(kvf_pool_t *pool, const kvf_pool_put_t *puts, size_t count) KVF_MUST_CHECK;
 
 /* Bounds [layer, plane] of the blocks to come, the pool's; NULL: exact. */
 const float *kvf_pool_bounds(const kvf_pool_t *pool);
-/* Codes later blocks under other bounds, each in (0, 1]; no coder is between begin and end. KVF_ERR_INVALID: a bound; KVF_ERR_UNSUPPORTED: an exact pool. */
+/* Codes later blocks under other bounds, each in (0, 1]; no coder is between begin and end. KVF_ERR_INVALID: a
+ * bound; KVF_ERR_UNSUPPORTED: an exact pool. */
 kvf_status_t kvf_pool_set_bounds(kvf_pool_t *pool, const float *bounds) KVF_MUST_CHECK;
 /* The version of the basis or the model that blocks to come will name; 0: it is learning. */
 uint32_t kvf_pool_version(const kvf_pool_t *pool);
-/* What a decoder elsewhere needs for blocks of `version` (0: the newest): the version, and bytes for kvf_basis_parse or kvf_exact_model_parse, a copy
- * that is the caller's to free; *image NULL: it needs none. KVF_ERR_NOT_FOUND: no such version (yet); KVF_ERR_NO_MEMORY. */
+/* What a decoder elsewhere needs for blocks of `version` (0: the newest): the version, and bytes for kvf_basis_parse
+ * or kvf_exact_model_parse, a copy that is the caller's to free; *image NULL: it needs none. KVF_ERR_NOT_FOUND: no
+ * such version (yet); KVF_ERR_NO_MEMORY. */
 kvf_status_t kvf_pool_basis_image(const kvf_pool_t *pool, uint32_t version, uint32_t *found, uint8_t **image,
                                   size_t *image_bytes) KVF_MUST_CHECK;
 
@@ -130,18 +133,20 @@ typedef struct kvf_pool_coder kvf_pool_coder_t;
 kvf_status_t kvf_pool_coder_create(kvf_pool_t *pool, kvf_pool_coder_t **coder) KVF_MUST_CHECK;
 void kvf_pool_coder_destroy(kvf_pool_coder_t *coder); /* not between begin and end [no lock]; NULL is allowed */
 
-/* Reads the block for what begin will look for, hashes of its bytes: may be left out, then begin does it under the lock. KVF_ERR_INVALID. [no lock] */
+/* Reads the block for what begin will look for, hashes of its bytes: may be left out, then begin does it under the
+ * lock. KVF_ERR_INVALID. [no lock] */
 kvf_status_t kvf_pool_prepare(kvf_pool_coder_t *coder, const kvf_pool_put_t *put) KVF_MUST_CHECK;
-/* Finds units that the block may refer to, and pins them; takes slots for it and for its unit. The planes are borrowed until encode is done.
- * KVF_ERR_INVALID, KVF_ERR_NO_MEMORY, KVF_ERR_NO_SPACE (slots): nothing changed. [lock] */
+/* Finds units that the block may refer to, and pins them; takes slots for it and for its unit. The planes are
+ * borrowed until encode is done. KVF_ERR_INVALID, KVF_ERR_NO_MEMORY, KVF_ERR_NO_SPACE: nothing changed. [lock] */
 kvf_status_t kvf_pool_begin(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_put_t *put) KVF_MUST_CHECK;
-/* Codes the block. A unit that turns out to be damaged is left out, and no later block refers to it. KVF_ERR_NO_MEMORY: may be tried
- * again; for begin_coded see there. [no lock] */
+/* Codes the block. A unit that turns out to be damaged is left out, and no later block refers to it.
+ * KVF_ERR_NO_MEMORY: may be tried again; for begin_coded see there. [no lock] */
 kvf_status_t kvf_pool_encode(kvf_pool_coder_t *coder) KVF_MUST_CHECK;
-/* What end will ask of the memory: first the record's bytes, then the unit's, 0: there is no unit. After encode. [no lock] */
+/* What end will ask of the memory: first the record's bytes, then the unit's (0: there is none). After encode.
+ * [no lock] */
 void kvf_pool_coded(const kvf_pool_coder_t *coder, size_t *record_bytes, size_t *unit_bytes);
-/* Keeps record and unit: from now on the block is there, and others may refer to it. KVF_ERR_NO_MEMORY, KVF_ERR_NO_SPACE: nothing is kept, end may
- * be called again. KVF_ERR_INVALID: nothing was encoded. [lock] */
+/* Keeps record and unit: from now on the block is there, and others may refer to it. KVF_ERR_NO_MEMORY,
+ * KVF_ERR_NO_SPACE: nothing is kept, end may be called again. KVF_ERR_INVALID: nothing was encoded. [lock] */
 kvf_status_t kvf_pool_end(kvf_pool_t *pool, kvf_pool_coder_t *coder, kvf_pool_block_t *block) KVF_MUST_CHECK;
 /* Gives up what was begun; nothing if nothing was. [lock] */
 void kvf_pool_cancel(kvf_pool_t *pool, kvf_pool_coder_t *coder);
@@ -163,8 +168,9 @@ typedef struct kvf_pool_view {
     uint32_t version;              /* of the basis or the model */
 } kvf_pool_view_t;
 
-/* All that decoding the block takes. Bytes that pieces lead to stay as they are until kvf_pool_delete of this very block: they may be read without
- * the lock. KVF_ERR_NOT_FOUND; KVF_ERR_BUSY: it is staged; KVF_ERR_CORRUPT: its record is damaged. [lock] */
+/* All that decoding the block takes. Bytes that pieces lead to stay as they are until kvf_pool_delete of this very
+ * block: they may be read without the lock. KVF_ERR_NOT_FOUND; KVF_ERR_BUSY: it is staged; KVF_ERR_CORRUPT: its
+ * record is damaged. [lock] */
 kvf_status_t kvf_pool_view(kvf_pool_t *pool, kvf_pool_block_t block, kvf_pool_view_t *view) KVF_MUST_CHECK;
 /* A unit that some block refers to; its bytes are there while one does. KVF_ERR_NOT_FOUND. [lock] */
 kvf_status_t kvf_pool_unit(kvf_pool_t *pool, uint64_t id, kvf_pool_piece_t *piece) KVF_MUST_CHECK;
@@ -173,8 +179,8 @@ kvf_status_t kvf_pool_unit(kvf_pool_t *pool, uint64_t id, kvf_pool_piece_t *piec
 
 #define KVF_POOL_UNIT_OWN UINT64_MAX /* the own unit's id in a record that comes from outside */
 
-/* Spans that a coder would try for a block of `tokens` with these ids behind block `previous`. Units may go until the block comes.
- * KVF_ERR_INVALID (tokens); KVF_ERR_UNSUPPORTED: an exact pool. [lock] */
+/* Spans that a coder would try for a block of `tokens` with these ids behind block `previous`. Units may go until
+ * the block comes. KVF_ERR_INVALID (tokens); KVF_ERR_UNSUPPORTED: an exact pool. [lock] */
 kvf_status_t kvf_pool_find(const kvf_pool_t *pool, const uint32_t *token_ids, uint32_t tokens,
                            kvf_pool_block_t previous, kvf_span_t spans[KVF_SPANS_MAX],
                            uint32_t *num_spans) KVF_MUST_CHECK;
@@ -185,11 +191,12 @@ typedef struct kvf_pool_coded_put {
     size_t record_bytes, unit_bytes;
 } kvf_pool_coded_put_t;
 
-/* In place of begin, for such a block; put->planes are not looked at, put->token_ids must be there (or what stands for them,
- * index/fingerprint.h). The unit is borrowed until end. kvf_pool_encode then decodes every row of it once, so that what is kept can
- * be decoded; that rows are within their bounds nobody can tell. Of begin and encode: KVF_ERR_CORRUPT: these are not the bytes of a block, or
- * of another one (tokens, position); KVF_ERR_NOT_FOUND: a unit that it refers to has gone, is damaged, or has fewer rows, or another basis was
- * used; KVF_ERR_UNSUPPORTED: an exact pool. [lock] */
+/* In place of begin, for such a block; put->planes are not looked at, put->token_ids must be there (or what stands
+ * for them, index/fingerprint.h). The unit is borrowed until end. kvf_pool_encode then decodes every row of it once,
+ * so that what is kept can be decoded; that rows are within their bounds nobody can tell. Of begin and encode:
+ * KVF_ERR_CORRUPT: these are not the bytes of a block, or of another one (tokens, position); KVF_ERR_NOT_FOUND: a
+ * unit that it refers to has gone, is damaged, or has fewer rows, or another basis was used; KVF_ERR_UNSUPPORTED: an
+ * exact pool. [lock] */
 kvf_status_t kvf_pool_begin_coded(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_put_t *put,
                                   const kvf_pool_coded_put_t *coded) KVF_MUST_CHECK;
 /* begin_coded, encode and end at once: decodes under the lock. KVF_ERR_BUSY: the pool is learning. */

@@ -18,8 +18,7 @@ typedef struct kvf__kept {
 typedef struct kvf__unit {
     kvf__kept_t part;
     uint32_t generation; /* of the slot: an old id finds nothing */
-    uint32_t
-        refs; /* blocks that name it, and coders that pin it; 0: the slot is free, or taken by a coder for what is to come */
+    uint32_t refs;       /* blocks that name it, coders that pin it; 0: the slot is free, or taken for a unit to come */
     uint32_t next_free;
     bool is_shunned; /* damage was seen: no more block may refer to it */
 } kvf__unit_t;
@@ -46,9 +45,11 @@ typedef struct kvf__pool_form {
     /* Makes the state, and sets pool->learn_tokens. The layout is the pool's already; what was made before a failure is destroyed. */
     kvf_status_t (*create)(kvf_pool_t *pool, const kvf_pool_options_t *options);
     void (*destroy)(kvf_pool_t *pool); /* also what is half made */
-    /* Makes what coders need (basis or model). A failure may be tried again. Until it is done nothing else reads what it makes. */
+    /* Makes what coders need (basis or model). A failure may be tried again. Until it is done nothing else reads
+     * what it makes. */
     kvf_status_t (*learn)(kvf_pool_t *pool, const kvf__lessons_t *lessons);
-    /* Keeps what coding will want to know of a put beside its planes, and lets go of it (also if it was never kept). NULL: nothing. */
+    /* Keeps what coding will want to know of a put beside its planes, and lets go of it (also if it was never kept).
+     * NULL: nothing. */
     kvf_status_t (*enter)(kvf_pool_t *pool, const kvf__block_t *block, const kvf_pool_put_t *put);
     void (*leave)(kvf_pool_t *pool, const kvf__block_t *block);
     void (*recall)(const kvf_pool_t *pool, const kvf__block_t *block,
@@ -57,15 +58,18 @@ typedef struct kvf__pool_form {
     kvf_status_t (*coder_create)(const kvf_pool_t *pool,
                                  kvf_pool_coder_t *coder); /* its state; destroyed if it fails */
     void (*coder_destroy)(kvf_pool_coder_t *coder);
-    /* Reads a block for find. Returns what stands for its token ids, the coder's, if it has none but needs them. [no lock] */
+    /* Reads a block for find. Returns what stands for its token ids, the coder's, if it has none but needs them.
+     * [no lock] */
     const uint32_t *(*prepare)(kvf_pool_coder_t *coder, const kvf_pool_put_t *put);
     /* Finds what coder->put may refer to, and pins it (kvf__coder_pin). */
     kvf_status_t (*find)(kvf_pool_t *pool, kvf_pool_coder_t *coder);
-    /* Takes a block that came coded into coder->out, and pins what it refers to; put is sound but for its planes. NULL: the form cannot. */
+    /* Takes a block that came coded into coder->out, and pins what it refers to; put is sound but for its planes.
+     * NULL: the form cannot. */
     kvf_status_t (*take_coded)(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_coded_put_t *coded);
     /* Fills coder->out, and marks the pins that it uses; or decodes what was taken. [no lock] */
     kvf_status_t (*encode)(kvf_pool_coder_t *coder);
-    /* Enters the unit of coder->out in what finds units; it has its id, and is kept next. On a failure nothing changes. */
+    /* Enters the unit of coder->out in what finds units; it has its id, and is kept next. On a failure nothing
+     * changes. */
     kvf_status_t (*enter_unit)(kvf_pool_t *pool, kvf_pool_coder_t *coder);
     kvf_status_t (*decode)(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf__block_t *block, uint32_t first_layer,
                            uint32_t layers, void *const *planes);

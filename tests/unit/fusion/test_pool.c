@@ -1,35 +1,9 @@
-#include "coder_data.h"
 #include "fusion/pool/bounded_form.h"
+#include "pool_data.h"
 
 #include <criterion/criterion.h>
 
-enum { LAYERS = 2, PLANES = 2, HEADS = 2, DIM = 64, TOKENS = 16, TEXT = 400, ALL_PLANES = LAYERS * PLANES };
 static const double BOUND = 0.05;
-
-/* A text's KV as a model would give it: a row depends on its token and a little on the token before; V of the first layer on the
- * token alone. K is turned to its place. */
-static void fill_block(block_data_t *data, const uint32_t *text, uint32_t first, uint64_t position) {
-    kvf_rope_t *rope = kvf_rope_create(&data->layout);
-    float cos16[DIM / 2 * 16], sin16[DIM / 2 * 16], values[256];
-    kvf_rope_angles(rope, 0, position, cos16, sin16);
-    for (uint32_t plane = 0; plane < ALL_PLANES; plane++)
-        for (uint32_t t = 0; t < data->tokens; t++)
-            for (uint32_t h = 0; h < HEADS; h++) {
-                uint64_t token = text[first + t] * 977u + plane * 131u + h,
-                         before = first + t ? text[first + t - 1] : 0;
-                uint64_t context = before * 31 + token;
-                float z[DIM * 16] = {0};
-                for (uint32_t i = 0; i < DIM; i++) {
-                    values[i] = data_normal(&token);
-                    if (plane != 1) values[i] += 0.04f * data_normal(&context);
-                    z[i * 16 + t % 16] = values[i];
-                }
-                if (kvf_rope_turns(rope, plane % PLANES)) kvf_rope_restore(rope, kvf_kernels(), z, cos16, sin16);
-                for (uint32_t i = 0; i < DIM; i++) values[i] = z[i * 16 + t % 16];
-                data_set_row(data, plane, t * HEADS + h, values);
-            }
-    kvf_rope_destroy(rope);
-}
 
 typedef struct rig {
     float frequencies[128];
@@ -61,7 +35,7 @@ static void rig_free(rig_t *rig) {
 /* Puts the block of text that begins at `first` at `position`. */
 static kvf_pool_block_t put(rig_t *rig, uint32_t first, uint64_t position, bool with_ids, kvf_pool_block_t previous) {
     kvf_pool_block_t block = 0;
-    fill_block(&rig->x, rig->text, first, position);
+    data_fill_text(&rig->x, rig->text, first, position);
     kvf_pool_put_t one = {.planes = rig->x.planes,
                           .tokens = TOKENS,
                           .position = position,
@@ -74,7 +48,7 @@ static kvf_pool_block_t put(rig_t *rig, uint32_t first, uint64_t position, bool 
 
 static double error_of(rig_t *rig, kvf_pool_block_t block, uint32_t first, uint64_t position) {
     cr_assert_eq(kvf_pool_get(rig->pool, block, 0, LAYERS, rig->y.writable), KVF_OK);
-    fill_block(&rig->x, rig->text, first, position);
+    data_fill_text(&rig->x, rig->text, first, position);
     return data_worst(&rig->x, &rig->y, 0, ALL_PLANES);
 }
 

@@ -196,3 +196,66 @@ static void get_fails_cleanly(form_t form) {
 }
 Test(pool_memory, a_get_fails_or_gives_the_block, .timeout = 60) { get_fails_cleanly(HADAMARD); }
 Test(pool_memory, so_does_one_of_an_exact_block, .timeout = 60) { get_fails_cleanly(EXACT); }
+
+static void learn_fails_cleanly(form_t form) {
+    kvf_status_t status = KVF_ERR_NO_MEMORY;
+    rig_t rig;
+    rig_init(&rig);
+    data_fill(&rig.x, 1);
+    kvf_pool_put_t one = {.planes = rig.x.planes, .tokens = TOKENS};
+    for (int limit = 0; status && limit < TRIES_MAX; limit++) {
+        kvf_pool_destroy(rig.pool);
+        cr_assert_eq(make_pool(&rig, form), KVF_OK);
+        left = limit;
+        status = kvf_pool_learn(rig.pool, &one, 1);
+        left = UNLIMITED;
+        cr_assert(status == KVF_OK || status == KVF_ERR_NO_MEMORY);
+        cr_assert_eq(kvf_pool_is_learning(rig.pool), status != KVF_OK);
+        if (status) cr_assert_eq(kvf_pool_learn(rig.pool, &one, 1), KVF_OK);
+    }
+    cr_assert_eq(status, KVF_OK);
+    rig_free(&rig);
+}
+Test(pool_memory, a_pool_learns_or_may_try_again, .timeout = 60) { learn_fails_cleanly(STAGED); }
+Test(pool_memory, so_does_an_exact_one, .timeout = 60) { learn_fails_cleanly(EXACT_STAGED); }
+
+static void coder_fails_cleanly(form_t form) {
+    kvf_status_t status = KVF_ERR_NO_MEMORY;
+    rig_t rig;
+    kvf_pool_coder_t *coder = NULL;
+    rig_init(&rig);
+    data_fill(&rig.x, 1);
+    kvf_pool_put_t one = {.planes = rig.x.planes, .tokens = TOKENS, .token_ids = TEXT};
+    cr_assert_eq(make_pool(&rig, form), KVF_OK);
+    cr_assert_eq(kvf_pool_learn(rig.pool, &one, 1), KVF_OK);
+    for (int limit = 0; status && limit < TRIES_MAX; limit++) {
+        left = limit;
+        status = kvf_pool_coder_create(rig.pool, &coder);
+        left = UNLIMITED;
+        cr_assert(status == KVF_OK || (status == KVF_ERR_NO_MEMORY && !coder));
+    }
+    cr_assert_eq(status, KVF_OK);
+    kvf_pool_stats_t before = stats_of(&rig), after;
+    for (int limit = 0, step = 0; step < 3 && limit < TRIES_MAX;
+         limit++) { /* each step again until it has what it needs */
+        kvf_pool_block_t block;
+        left = limit;
+        status = step == 0   ? kvf_pool_begin(rig.pool, coder, &one)
+                 : step == 1 ? kvf_pool_encode(coder)
+                             : kvf_pool_end(rig.pool, coder, &block);
+        left = UNLIMITED;
+        cr_assert(status == KVF_OK || status == KVF_ERR_NO_MEMORY);
+        after = stats_of(&rig);
+        if (status) check_same(&before, &after);
+        if (status) continue;
+        step++;
+        limit = -1;
+    }
+    cr_assert_eq(after.blocks, 1u);
+    kvf_pool_coder_destroy(coder);
+    rig_free(&rig);
+}
+Test(pool_memory, a_coder_is_made_or_not_and_each_step_may_be_tried_again, .timeout = 60) {
+    coder_fails_cleanly(HADAMARD);
+}
+Test(pool_memory, so_it_is_of_an_exact_pool, .timeout = 60) { coder_fails_cleanly(EXACT); }
