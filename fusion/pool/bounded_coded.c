@@ -5,7 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OWN_UNIT_AT = 12 /* in a record (block.h) */ };
+enum {
+    OWN_UNIT_AT = 12,     /* in a record (block.h) */
+    OVERHEAD_MAX = 65536, /* bytes of heads, beside twice what the block is raw: more than any coder makes */
+};
 
 kvf_status_t kvf_pool_find(const kvf_pool_t *pool, const uint32_t *token_ids, uint32_t tokens,
                            kvf_pool_block_t previous, kvf_span_t spans[KVF_SPANS_MAX], uint32_t *num_spans) {
@@ -40,6 +43,8 @@ static kvf_status_t take_record(kvf_pool_coder_t *coder, const kvf_pool_coded_pu
 
 kvf_status_t kvf__bounded_take_coded(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_coded_put_t *coded) {
     kvf_record_info_t info;
+    size_t most = 2 * kvf__block_bytes(pool, coder->put.tokens) + OVERHEAD_MAX;
+    if (coded->record_bytes > most || coded->unit_bytes > most) return KVF_ERR_TOO_LARGE;
     kvf_status_t status = kvf_record_read(coded->record, coded->record_bytes, pool->layout->block_tokens, &info);
     if (status || !is_of_put(&info, &coder->put, coded)) return KVF_ERR_CORRUPT;
     for (uint32_t i = 0; i < info.num_spans; i++)

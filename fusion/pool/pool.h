@@ -194,9 +194,9 @@ typedef struct kvf_pool_coded_put {
 /* In place of begin, for such a block; put->planes are not looked at, put->token_ids must be there (or what stands
  * for them, index/fingerprint.h). The unit is borrowed until end. kvf_pool_encode then decodes every row of it once,
  * so that what is kept can be decoded; that rows are within their bounds nobody can tell. Of begin and encode:
- * KVF_ERR_CORRUPT: these are not the bytes of a block, or of another one (tokens, position); KVF_ERR_NOT_FOUND: a
- * unit that it refers to has gone, is damaged, or has fewer rows, or another basis was used; KVF_ERR_UNSUPPORTED: an
- * exact pool. [lock] */
+ * KVF_ERR_CORRUPT: these are not the bytes of a block, or of another one (tokens, position); KVF_ERR_TOO_LARGE: far
+ * more of them than of a raw one; KVF_ERR_NOT_FOUND: a unit that it refers to has gone, is damaged, or has fewer rows,
+ * or another basis was used; KVF_ERR_UNSUPPORTED: an exact pool. [lock] */
 kvf_status_t kvf_pool_begin_coded(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_put_t *put,
                                   const kvf_pool_coded_put_t *coded) KVF_MUST_CHECK;
 /* begin_coded, encode and end at once: decodes under the lock. KVF_ERR_BUSY: the pool is learning. */

@@ -220,6 +220,12 @@ Test(pool_coded, a_block_that_is_not_what_it_is_put_as_is_corrupt) {
     pair.coded.unit_bytes = 0;
     cr_assert_eq(adopt(&pair, &block), KVF_ERR_CORRUPT);
     pair.coded = coded;
+    pair.coded.record_bytes = SIZE_MAX; /* nobody looks at so many */
+    cr_assert_eq(adopt(&pair, &block), KVF_ERR_TOO_LARGE);
+    pair.coded = coded;
+    pair.coded.unit_bytes = SIZE_MAX;
+    cr_assert_eq(adopt(&pair, &block), KVF_ERR_TOO_LARGE);
+    pair.coded = coded;
     memset(pair.record + 12, 0, 8);
     cr_assert_eq(adopt(&pair, &block), KVF_ERR_CORRUPT, "a unit too many");
     pair.record[12] = 1; /* the id that it would get */
