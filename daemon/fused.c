@@ -12,9 +12,10 @@
 static float *make_bounds(const kvf_layout_t *layout, const kvf_policy_t *policy) {
     float *bounds = malloc((size_t)layout->layers * layout->planes * sizeof(*bounds));
     if (!bounds) return NULL;
+    bool is_ratio = policy->kind == KVF_POLICY_RATIO; /* its bounds come with the basis */
     for (size_t i = 0; i < (size_t)layout->layers * layout->planes; i++) {
         bool is_k = layout->planes == 2 && i % 2 == 0;
-        bounds[i] = is_k ? policy->error_k : policy->error_v;
+        bounds[i] = is_ratio ? 0.05f : is_k ? policy->error_k : policy->error_v;
     }
     return bounds;
 }

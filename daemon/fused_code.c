@@ -9,7 +9,7 @@
 
 /* ---- coders ---- */
 
-kvf_status_t kvf__fused_take_coder(kvf_fused_t *fused, kvf_pool_coder_t **coder) {
+static kvf_status_t take_coder(kvf_fused_t *fused, kvf_pool_coder_t **coder) {
     pthread_mutex_lock(&fused->lock);
     *coder = fused->num_coders ? fused->coders[--fused->num_coders] : NULL;
     kvf_status_t status = *coder ? KVF_OK : kvf_pool_coder_create(fused->pool, coder);
@@ -17,7 +17,7 @@ kvf_status_t kvf__fused_take_coder(kvf_fused_t *fused, kvf_pool_coder_t **coder)
     return status;
 }
 
-void kvf__fused_give_coder(kvf_fused_t *fused, kvf_pool_coder_t *coder) {
+static void give_coder(kvf_fused_t *fused, kvf_pool_coder_t *coder) {
     pthread_mutex_lock(&fused->lock);
     bool is_kept = fused->num_coders < KVF__CODERS_IDLE_MAX;
     if (is_kept) fused->coders[fused->num_coders++] = coder;
@@ -45,7 +45,8 @@ static void give_ready(kvf_fused_t *fused) {
     }
 }
 
-kvf_status_t kvf__fused_keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_coded_t **coded) {
+/* Makes room for what the coder has, and has the pool keep it, as an entry of the table. [lock] */
+static kvf_status_t keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_coded_t **coded) {
     kvf_fused_t *fused = space->fused;
     kvf_pool_coded(coder, &fused->ready_bytes[0], &fused->ready_bytes[1]);
     for (int i = 0; i < 2; i++) {
@@ -54,35 +55,61 @@ kvf_status_t kvf__fused_keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_co
         give_ready(fused);
         return KVF_ERR_NO_SPACE;
     }
+    size_t bytes = fused->ready_bytes[0] + fused->ready_bytes[1];
     kvf_pool_block_t block;
     kvf_status_t status = kvf_pool_end(fused->pool, coder, &block);
     give_ready(fused); /* what the pool did not take */
     if (status != KVF_OK) return status;
     *coded = kvf__fused_enter(space, block);
-    if (*coded) return KVF_OK;
+    if (*coded) {
+        kvf__fused_count_coded(space, bytes);
+        return KVF_OK;
+    }
     if (kvf_pool_delete(fused->pool, block)) kvf_log_error("a block that was coded is not in its pool");
     return KVF_ERR_NO_MEMORY;
 }
 
-static kvf_status_t encode(kvf_space_t *space, const kvf_pool_put_t *put, kvf_coded_t **coded) {
+/* Takes the pool's lock for the coder's first step, unless bounds are to be moved and others code: for a moment busy. */
+static kvf_status_t begin(kvf_space_t *space, kvf_pool_coder_t *coder, const kvf_pool_put_t *put,
+                          const kvf_pool_coded_put_t *coded) {
     kvf_fused_t *fused = space->fused;
-    kvf_pool_coder_t *coder;
-    kvf_status_t status = kvf__fused_take_coder(fused, &coder);
+    pthread_mutex_lock(&fused->lock);
+    kvf_status_t status = KVF_OK;
+    if (kvf__fused_wants_bounds(space)) {
+        if (fused->num_coding)
+            status = KVF_ERR_BUSY;
+        else
+            kvf__fused_adapt_bounds(space);
+    }
+    if (status == KVF_OK)
+        status = coded ? kvf_pool_begin_coded(fused->pool, coder, put, coded) : kvf_pool_begin(fused->pool, coder, put);
+    fused->num_coding += status == KVF_OK;
+    pthread_mutex_unlock(&fused->lock);
+    return status;
+}
+
+static kvf_status_t run(kvf_space_t *space, kvf_pool_coder_t *coder, const kvf_pool_put_t *put,
+                        const kvf_pool_coded_put_t *coded, kvf_coded_t **entered) {
+    kvf_fused_t *fused = space->fused;
+    kvf_status_t status = coded ? KVF_OK : kvf_pool_prepare(coder, put);
+    if (status == KVF_OK) status = begin(space, coder, put, coded);
     if (status != KVF_OK) return status;
-    status = kvf_pool_prepare(coder, put);
-    if (status == KVF_OK) {
-        pthread_mutex_lock(&fused->lock);
-        status = kvf_pool_begin(fused->pool, coder, put);
-        pthread_mutex_unlock(&fused->lock);
-    }
-    if (status == KVF_OK) {
-        status = kvf_pool_encode(coder);
-        pthread_mutex_lock(&fused->lock);
-        if (status == KVF_OK) status = kvf__fused_keep(space, coder, coded);
-        if (status != KVF_OK) kvf_pool_cancel(fused->pool, coder);
-        pthread_mutex_unlock(&fused->lock);
-    }
-    kvf__fused_give_coder(fused, coder);
+    status = kvf_pool_encode(coder);
+    pthread_mutex_lock(&fused->lock);
+    if (status == KVF_OK) status = keep(space, coder, entered);
+    if (status != KVF_OK) kvf_pool_cancel(fused->pool, coder);
+    fused->num_coding--;
+    pthread_mutex_unlock(&fused->lock);
+    return status;
+}
+
+kvf_status_t kvf__fused_run(kvf_space_t *space, const kvf_pool_put_t *put, const kvf_pool_coded_put_t *coded,
+                            kvf_coded_t **entered) {
+    kvf_pool_coder_t *coder;
+    kvf_status_t status = take_coder(space->fused, &coder);
+    if (status != KVF_OK) return status;
+    status = run(space, coder, put, coded, entered);
+    give_coder(space->fused, coder);
     return status;
 }
 
@@ -120,7 +147,7 @@ kvf_status_t kvf__fused_code(kvf_space_t *space, kvf__task_t *task) {
     kvf_pool_put_t put;
     kvf__fused_fill_put(space, task, planes, &put);
     kvf_coded_t *coded;
-    kvf_status_t status = encode(space, &put, &coded);
+    kvf_status_t status = kvf__fused_run(space, &put, NULL, &coded);
     free((void *)planes);
     if (status != KVF_OK) return status;
 

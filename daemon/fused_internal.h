@@ -52,7 +52,10 @@ struct kvf_fused {
     kvf__heap_segment_t *segments; /* [max_segments] by the heap's numbers [lock] */
     kvf_pool_coder_t **coders;     /* [KVF__CODERS_IDLE_MAX] idle ones [lock] */
     unsigned num_coders;
-    float bounds[2]; /* largest of K and V that new blocks are coded under [lock] */
+    float bounds[2];        /* largest of K and V that new blocks are coded under [lock] */
+    unsigned num_coding;    /* between begin and end [lock] */
+    uint64_t window_blocks; /* coded since the bounds were looked at, and their bytes [lock] */
+    double window_bytes;
 
     /* coded blocks: a table that readers look into without the lock */
     _Atomic(_Atomic(kvf_coded_t *) *) *chunks;   /* [max_keys / CHUNK + 1] */
@@ -122,16 +125,26 @@ void kvf__fused_fill_put(const kvf_space_t *space, const kvf__task_t *task, cons
  * it cannot be coded. */
 kvf_status_t kvf__fused_code(kvf_space_t *space, kvf__task_t *task) KVF_MUST_CHECK;
 
-/* Makes room for what the coder has, and has the pool keep it, as an entry of the table. [lock] */
-kvf_status_t kvf__fused_keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_coded_t **coded) KVF_MUST_CHECK;
-kvf_status_t kvf__fused_take_coder(kvf_fused_t *fused, kvf_pool_coder_t **coder) KVF_MUST_CHECK;
-void kvf__fused_give_coder(kvf_fused_t *fused, kvf_pool_coder_t *coder);
+/* Codes `put`, or looks at what came `coded` (NULL: nothing did), makes room and keeps it, as an entry of the table. KVF_ERR_BUSY: for a moment. */
+kvf_status_t kvf__fused_run(kvf_space_t *space, const kvf_pool_put_t *put, const kvf_pool_coded_put_t *coded,
+                            kvf_coded_t **entered) KVF_MUST_CHECK;
 
 /* ---- fused_put.c ---- */
 /* Enters a block that came coded. */
 kvf_status_t kvf__fused_enter_coded(kvf_space_t *space, const kvf__task_t *task) KVF_MUST_CHECK;
 /* Ends such a task, and tells. */
 void kvf__fused_end_coded_task(kvf_space_t *space, kvf__task_t *task, kvf_status_t status);
+
+/* ---- fused_ratio.c: policy ratio ---- */
+/* The bounds to begin with, once there is a basis. Nothing to do under another policy. */
+kvf_status_t kvf__fused_first_bounds(kvf_space_t *space) KVF_MUST_CHECK;
+/* Factor for all bounds, so that the ratio of what is coded next comes nearer to `wanted` than it was (`measured`). Damped; 1: it is met. */
+double kvf__ratio_step(double wanted, double measured);
+/* A block was coded into so many bytes. [lock] */
+void kvf__fused_count_coded(kvf_space_t *space, size_t bytes);
+/* Whether it is time to look at the bounds: then no coding begins until nobody codes, and they are moved. [lock] */
+bool kvf__fused_wants_bounds(const kvf_space_t *space);
+void kvf__fused_adapt_bounds(kvf_space_t *space);
 
 /* ---- fused_learn.c ---- */
 /* Makes the basis if there is enough to learn from, or nothing came for a while. Returns when to come back. */

@@ -62,6 +62,7 @@ static kvf_status_t take_lessons(const kvf_space_t *space, size_t count, lessons
 static kvf_status_t learn_from(kvf_space_t *space, const lessons_t *lessons) {
     uint64_t start = kvf__now_ns();
     kvf_status_t status = kvf_pool_learn(space->fused->pool, lessons->puts, lessons->count);
+    if (status == KVF_OK) status = kvf__fused_first_bounds(space);
     if (status != KVF_OK)
         kvf_log_limited(KVF_LOG_ERROR, "space '%s': no basis could be made: %s", space->name, kvf_status_text(status));
     else

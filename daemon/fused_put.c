@@ -38,7 +38,9 @@ static kvf_status_t plan_block(kvf_space_t *space, kvf_plan_block_t *block) {
 
 kvf_status_t kvf_space_plan(kvf_space_t *space, kvf_plan_block_t *blocks, size_t count, uint32_t *version) {
     kvf_fused_t *fused = space->fused;
-    if (kvf_pool_form(fused->pool) != KVF_POOL_BOUNDED) return KVF_ERR_UNSUPPORTED;
+    /* under a ratio the bounds move, and a block that comes coded cannot tell under which it was */
+    if (space->policy.kind == KVF_POLICY_RATIO || kvf_pool_form(fused->pool) != KVF_POOL_BOUNDED)
+        return KVF_ERR_UNSUPPORTED;
     if (atomic_load_explicit(&fused->is_learning, memory_order_acquire)) return KVF_ERR_UNSUPPORTED;
     kvf_status_t status = KVF_OK;
     pthread_mutex_lock(&fused->lock);
@@ -87,7 +89,6 @@ void kvf__fused_end_coded_task(kvf_space_t *space, kvf__task_t *task, kvf_status
 
 /* Has the pool check the block, by decoding it, and keep it. */
 static kvf_status_t adopt(kvf_space_t *space, const kvf__task_t *task, kvf_coded_t **entered) {
-    kvf_fused_t *fused = space->fused;
     const kvf__coded_task_t *coded = task->coded;
     kvf_pool_put_t put = {.tokens = space->layout->block_tokens,
                           .position = task->position,
@@ -97,21 +98,7 @@ static kvf_status_t adopt(kvf_space_t *space, const kvf__task_t *task, kvf_coded
                                   .record_bytes = coded->record_bytes,
                                   .unit = coded->unit_bytes ? coded->bytes + coded->record_bytes : NULL,
                                   .unit_bytes = coded->unit_bytes};
-    kvf_pool_coder_t *coder;
-    kvf_status_t status = kvf__fused_take_coder(fused, &coder);
-    if (status != KVF_OK) return status;
-    pthread_mutex_lock(&fused->lock);
-    status = kvf_pool_begin_coded(fused->pool, coder, &put, &bytes);
-    pthread_mutex_unlock(&fused->lock);
-    if (status == KVF_OK) {
-        status = kvf_pool_encode(coder);
-        pthread_mutex_lock(&fused->lock);
-        if (status == KVF_OK) status = kvf__fused_keep(space, coder, entered);
-        if (status != KVF_OK) kvf_pool_cancel(fused->pool, coder);
-        pthread_mutex_unlock(&fused->lock);
-    }
-    kvf__fused_give_coder(fused, coder);
-    return status;
+    return kvf__fused_run(space, &put, &bytes, entered);
 }
 
 /* Makes it readable under its key. [mutex] */

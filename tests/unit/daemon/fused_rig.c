@@ -13,10 +13,16 @@ static double now(void) {
 }
 
 void rig_start(fused_rig_t *rig, uint64_t host_bytes, uint64_t staging_bytes, float bound) {
+    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
+    if (bound > 0) policy = (kvf_policy_t){.kind = KVF_POLICY_ERROR, .error_k = bound, .error_v = bound};
+    rig_start_under(rig, host_bytes, staging_bytes, policy);
+}
+
+void rig_start_under(fused_rig_t *rig, uint64_t host_bytes, uint64_t staging_bytes, kvf_policy_t policy) {
     memset(rig, 0, sizeof(*rig));
     rig->layout =
         data_layout(RIG_LAYERS, 2, RIG_HEADS, RIG_DIM, RIG_TOKENS, KVF_BF16, KVF_ROPE_NONE, 0, rig->frequencies);
-    if (bound > 0) rig->policy = (kvf_policy_t){.kind = KVF_POLICY_ERROR, .error_k = bound, .error_v = bound};
+    rig->policy = policy;
     kvf_store_options_t options = {.host_bytes = host_bytes,
                                    .segment_bytes = 64 << 10,
                                    .staging_bytes = staging_bytes,
@@ -203,8 +209,9 @@ double rig_error(fused_rig_t *rig, const kvf_record_t *record, rig_block_t block
     else
         memcpy(got.bytes, kvf_space_layer(rig->space, record, 0), bytes);
     bool is_exact = !coded || rig->policy.kind == KVF_POLICY_EXACT;
-    double error = is_exact ? (memcmp(got.bytes, original.bytes, bytes) ? INFINITY : 0)
-                            : data_worst(&original, &got, 0, RIG_PLANES) / (double)rig->policy.error_k;
+    double error = is_exact
+                       ? (memcmp(got.bytes, original.bytes, bytes) ? INFINITY : 0)
+                       : data_worst(&original, &got, 0, RIG_PLANES) / (double)fmaxf(coded->bounds[0], coded->bounds[1]);
     data_destroy(&original);
     data_destroy(&got);
     return error;

@@ -30,6 +30,7 @@ typedef struct rig_block {
 } rig_block_t;
 
 void rig_start(fused_rig_t *rig, uint64_t host_bytes, uint64_t staging_bytes, float bound);
+void rig_start_under(fused_rig_t *rig, uint64_t host_bytes, uint64_t staging_bytes, kvf_policy_t policy);
 void rig_stop(fused_rig_t *rig);
 /* Another space of the rig's store, with the rig's layout and policy. */
 kvf_space_t *rig_open(fused_rig_t *rig, const char *name);

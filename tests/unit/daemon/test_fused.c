@@ -1,4 +1,5 @@
 /* A fused space of the store: what lands is readable at once and coded behind, within its bound, budget and lifetimes. */
+#include "daemon/fused_internal.h"
 #include "tests/unit/daemon/fused_rig.h"
 
 #include <criterion/criterion.h>
@@ -192,6 +193,43 @@ Test(fused, a_damaged_unit_is_seen) {
     rig_wait(&rig, rig.space);
     check_run(1000, 0, 20, true);
     rig_stop(&rig);
+}
+
+/* ---- policy ratio ---- */
+
+static double ratio_of(const kvf_pool_stats_t *now, const kvf_pool_stats_t *before) {
+    return (double)(now->bytes_put - before->bytes_put) /
+           (double)(now->bytes_records + now->bytes_units + now->bytes_index - before->bytes_records -
+                    before->bytes_units - before->bytes_index);
+}
+
+Test(fused, a_ratio_is_met_by_bounds_that_move) {
+    for (int wanted = 3; wanted <= 5; wanted++) {
+        rig_start_under(&rig, 16 << 20, 4 << 20, (kvf_policy_t){.kind = KVF_POLICY_RATIO, .ratio = (float)wanted});
+        put_run(0, 0, 250);
+        rig_wait(&rig, rig.space);
+        kvf_fused_stats_t before = rig_stats(rig.space);
+        put_run(1000, 4000, 250); /* text that is not there yet */
+        rig_wait(&rig, rig.space);
+        kvf_fused_stats_t now = rig_stats(rig.space);
+        double ratio = ratio_of(&now.pool, &before.pool);
+        cr_assert(ratio > wanted * 0.85 && ratio < wanted * 1.15, "%.2f, not %d", ratio, wanted);
+        check_run(0, 0, 250, true); /* each within the bound that it was coded under */
+        check_run(1000, 4000, 250, true);
+        rig_stop(&rig);
+    }
+}
+
+Test(fused, a_step_of_the_bounds_goes_the_right_way_and_not_too_far) {
+    cr_assert_eq(kvf__ratio_step(8, 8), 1);
+    cr_assert_eq(kvf__ratio_step(8, 8.1), 1);
+    cr_assert_gt(kvf__ratio_step(8, 4), 1);
+    cr_assert_leq(kvf__ratio_step(64, 1.5), 1.26);
+    cr_assert_lt(kvf__ratio_step(4, 8), 1);
+    cr_assert_geq(kvf__ratio_step(1.5, 1000), 0.79);
+    double ratio = 3; /* bits a value fall by one for each octave of the bound: it comes to rest */
+    for (int i = 0; i < 40; i++) ratio = 16 / (16 / ratio - log2(kvf__ratio_step(6, ratio)));
+    cr_assert_float_eq(ratio, 6, 0.2);
 }
 
 /* ---- readers beside encoders ---- */
