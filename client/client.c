@@ -37,8 +37,9 @@ static kvf_status_t take_options(const kvf_client_options_t *given, kvf_client_t
     if (!options->ping_ms) options->ping_ms = defaults.ping_ms;
     if (!options->bounce_bytes) options->bounce_bytes = defaults.bounce_bytes;
     if (!options->ucx_tls) options->ucx_tls = defaults.ucx_tls;
-    if ((unsigned)options->transport > KVF_TRANSPORT_SHARED || (unsigned)options->progress > KVF_PROGRESS_CALLER) {
-        snprintf(error->text, sizeof(error->text), "transport or progress is none of its enum");
+    if ((unsigned)options->transport > KVF_TRANSPORT_SHARED || (unsigned)options->progress > KVF_PROGRESS_CALLER ||
+        (unsigned)options->put_mode > KVF_PUT_FUSED) {
+        snprintf(error->text, sizeof(error->text), "transport, progress or put_mode is none of its enum");
         return KVF_ERR_INVALID;
     }
     if (strlen(options->address) >= sizeof(client->address_text)) {

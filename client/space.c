@@ -44,6 +44,10 @@ static bool ask(kvf_client_t *client, kvf_space_t *space, kvf__call_t *call) {
     wire.model = (char *)(uintptr_t)layout->model;
     Kvf__Policy policy = KVF__POLICY__INIT;
     policy.kind = space->policy.kind;
+    policy.error_k = space->policy.error_k;
+    policy.error_v = space->policy.error_v;
+    policy.ratio = space->policy.ratio;
+    policy.tau = space->policy.tau;
     Kvf__OpenSpace open = KVF__OPEN_SPACE__INIT;
     open.name = space->name;
     open.layout = &wire;
@@ -220,6 +224,14 @@ kvf_status_t kvf_space_open(kvf_client_t *client, const char *name, const kvf_la
 kvf_status_t kvf_space_open_existing(kvf_client_t *client, const char *name, const kvf_layout_t *layout,
                                      const kvf_policy_t *policy, kvf_space_t **space, kvf_error_t *error) {
     return open_space(client, name, layout, policy, true, space, error);
+}
+
+kvf_status_t kvf_policy_parse(const char *text, kvf_policy_t *policy, kvf_error_t *error) {
+    kvf_error_t ignored;
+    if (!error) error = &ignored;
+    if (text && policy) return kvf_policy_read(text, policy, error->text, sizeof(error->text));
+    snprintf(error->text, sizeof(error->text), "no text, or nowhere to put the policy");
+    return KVF_ERR_INVALID;
 }
 
 static void start_drop(kvf_client_t *client, kvf__call_t *call) {

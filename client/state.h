@@ -14,6 +14,7 @@
 #include "client/include/kvfuse.h"
 
 #include "fusion/layout.h"
+#include "fusion/policy.h"
 #include "proto/kvfuse.pb-c.h"
 #include "proto/memory_wire.h"
 #include "proto/record.h"

@@ -1,6 +1,7 @@
 #include "daemon/report.h"
 
 #include "daemon/fused.h"
+#include "fusion/policy.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -151,8 +152,9 @@ void kvf_report_space(kvf_space_t *space, kvf_text_t *out) {
     const kvf_layout_t *layout = kvf_space_layout(space);
     kvf_space_stats_t s;
     kvf_space_get_stats(space, &s);
-    kvf_text_printf(out, "space=%s policy=%s model=", kvf_space_name(space),
-                    kvf_policy_kind_name(kvf_space_policy(space)->kind));
+    char policy[KVF_POLICY_TEXT_BYTES];
+    kvf_text_printf(out, "space=%s policy=\"%s\" model=", kvf_space_name(space),
+                    kvf_policy_print(kvf_space_policy(space), policy, sizeof(policy)));
     kvf_text_append_escaped(out, layout->model, strlen(layout->model));
     kvf_text_printf(out, " dtype=%s layers=%u planes=%u kv_heads=%u head_dim=%u block_tokens=%u rope=%s",
                     kvf_dtype_name(layout->dtype), layout->layers, layout->planes, layout->kv_heads, layout->head_dim,

@@ -67,9 +67,26 @@ static bool take_layout(const Kvf__Layout *wire, kvf_layout_t *layout) {
     return (uint64_t)wire->rope_tables * (wire->rope_dim / 2) == wire->n_rope_frequencies;
 }
 
+/* The policy as the peer wrote it; kvf_policy_check checks it. A peer that writes none has an exact space. */
+static kvf_policy_t take_policy(const Kvf__Policy *wire) {
+    if (!wire) return (kvf_policy_t){.kind = KVF_POLICY_EXACT};
+    return (kvf_policy_t){.kind = (kvf_policy_kind_t)wire->kind,
+                          .error_k = wire->error_k,
+                          .error_v = wire->error_v,
+                          .ratio = wire->ratio,
+                          .tau = wire->tau};
+}
+
+static kvf_status_t check_policy(const kvf_policy_t *policy, char *why) {
+    kvf_status_t status = kvf_policy_check(policy, why, KVF_TEXT_BYTES_MAX);
+    if (status != KVF_OK || policy->kind != KVF_POLICY_FUSE) return status;
+    snprintf(why, KVF_TEXT_BYTES_MAX, "policy fuse is not supported by this daemon yet");
+    return KVF_ERR_POLICY;
+}
+
 static kvf_status_t open_space(kvf_session_t *session, const Kvf__OpenSpace *ask, kvf_space_t **space, char *why) {
     kvf_layout_t layout;
-    kvf_policy_t policy = {.kind = ask->policy ? (kvf_policy_kind_t)ask->policy->kind : KVF_POLICY_EXACT};
+    kvf_policy_t policy = take_policy(ask->policy);
     if (!is_name(ask->name)) {
         snprintf(why, KVF_TEXT_BYTES_MAX, "a space's name is of 1 to %d visible ASCII characters",
                  KVF_SPACE_NAME_BYTES_MAX);
@@ -80,7 +97,7 @@ static kvf_status_t open_space(kvf_session_t *session, const Kvf__OpenSpace *ask
         return KVF_ERR_INVALID;
     }
     kvf_status_t status = kvf_layout_check(&layout, why, KVF_TEXT_BYTES_MAX);
-    if (status == KVF_OK) status = kvf_policy_check(&policy, why, KVF_TEXT_BYTES_MAX);
+    if (status == KVF_OK) status = check_policy(&policy, why);
     if (status != KVF_OK) return status;
     kvf_store_t *store = session->service->shared->store;
     return ask->must_exist ? kvf_store_open_existing(store, ask->name, &layout, &policy, space, why, KVF_TEXT_BYTES_MAX)

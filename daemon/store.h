@@ -18,6 +18,7 @@
 #include "daemon/index.h"
 #include "daemon/tier_host.h"
 #include "fusion/layout.h"
+#include "fusion/policy.h"
 
 typedef struct kvf_store kvf_store_t;
 typedef struct kvf_space kvf_space_t;

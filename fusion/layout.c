@@ -34,8 +34,6 @@ const char *kvf_rope_style_name(kvf_rope_style_t style) {
     return "?";
 }
 
-const char *kvf_policy_kind_name(kvf_policy_kind_t kind) { return kind == KVF_POLICY_EXACT ? "exact" : "?"; }
-
 __attribute__((format(printf, 4, 5))) static kvf_status_t fail(kvf_status_t status, char *why, size_t why_bytes,
                                                                const char *format, ...) {
     va_list args;
@@ -90,11 +88,6 @@ kvf_status_t kvf_layout_check(const kvf_layout_t *l, char *why, size_t why_bytes
     return check_rope(l, why, why_bytes);
 }
 
-kvf_status_t kvf_policy_check(const kvf_policy_t *policy, char *why, size_t why_bytes) {
-    if (policy->kind == KVF_POLICY_EXACT) return KVF_OK;
-    return fail(KVF_ERR_POLICY, why, why_bytes, "policy %d is not supported, only exact is", (int)policy->kind);
-}
-
 /* ---- compare ---- */
 
 kvf_status_t kvf_layout_compare(const kvf_layout_t *made, const kvf_layout_t *asked, char *why, size_t why_bytes) {
@@ -132,12 +125,6 @@ kvf_status_t kvf_layout_compare(const kvf_layout_t *made, const kvf_layout_t *as
         return fail(KVF_ERR_LAYOUT, why, why_bytes, "model: the space has '%.90s', asked for '%.90s'", made->model,
                     asked->model);
     return KVF_OK;
-}
-
-kvf_status_t kvf_policy_compare(const kvf_policy_t *made, const kvf_policy_t *asked, char *why, size_t why_bytes) {
-    if (made->kind == asked->kind) return KVF_OK;
-    return fail(KVF_ERR_POLICY, why, why_bytes, "policy: the space has %s, asked for %s",
-                kvf_policy_kind_name(made->kind), kvf_policy_kind_name(asked->kind));
 }
 
 /* ---- copy and sizes ---- */

@@ -1,4 +1,4 @@
-/* layout.h - the shape of a space's blocks, and what may happen to them (policy).
+/* layout.h - the shape of a space's blocks.
  * The public header declares the same structs for users; tests/unit/client checks that they agree.
  * Threads: [any thread]; a layout is never changed once made. */
 #ifndef KVF_FUSION_LAYOUT_H
@@ -34,20 +34,6 @@ typedef struct kvf_layout {
     const float *rope_frequencies; /* [rope_tables, rope_dim / 2] */
     const char *model;
 } kvf_layout_t;
-
-typedef enum kvf_policy_kind {
-    KVF_POLICY_EXACT = 0,
-    KVF_POLICY_ERROR = 1,
-    KVF_POLICY_RATIO = 2,
-    KVF_POLICY_FUSE = 3,
-} kvf_policy_kind_t;
-
-typedef struct kvf_policy {
-    kvf_policy_kind_t kind;
-    float error_k, error_v;
-    float ratio;
-    float tau;
-} kvf_policy_t;
 #endif
 
 /* "bf16", "fp16", "fp32", or "?". Static. */
@@ -56,19 +42,14 @@ const char *kvf_dtype_name(kvf_dtype_t dtype);
 uint32_t kvf_dtype_bytes(kvf_dtype_t dtype);
 /* "none", "neox", "gptj", or "?". Static. */
 const char *kvf_rope_style_name(kvf_rope_style_t style);
-/* "exact", or "?". Static. */
-const char *kvf_policy_kind_name(kvf_policy_kind_t kind);
 
 /* Checks every field against the limits above and each other. The layout may come from a peer, but its two pointers must
  * hold what the counts say. Returns KVF_OK or KVF_ERR_INVALID with `why` [why_bytes] naming the field. */
 kvf_status_t kvf_layout_check(const kvf_layout_t *layout, char *why, size_t why_bytes) KVF_MUST_CHECK;
-kvf_status_t kvf_policy_check(const kvf_policy_t *policy, char *why, size_t why_bytes) KVF_MUST_CHECK;
 
 /* Compares the layout that a space was made with (`made`) with one that is asked for. Returns KVF_OK, or KVF_ERR_LAYOUT
  * with `why` naming the first field that differs and both values. */
 kvf_status_t kvf_layout_compare(const kvf_layout_t *made, const kvf_layout_t *asked, char *why,
-                                size_t why_bytes) KVF_MUST_CHECK;
-kvf_status_t kvf_policy_compare(const kvf_policy_t *made, const kvf_policy_t *asked, char *why,
                                 size_t why_bytes) KVF_MUST_CHECK;
 
 /* Deep copy of a checked layout, freed by kvf_layout_destroy. NULL: out of memory. */

@@ -97,7 +97,9 @@ typedef struct kvf_layout {
     const float *rope_frequencies; /* [rope_tables, rope_dim / 2] radians a token; borrowed during the call */
     const char *model; /* fingerprint: model, revision, quantisation, TP rank, … ≤ 255 bytes; borrowed */
 } kvf_layout_t;
+#endif
 
+#ifndef KVF_FUSION_POLICY_H
 /* What may happen to the bytes. A row is what one token has of one head; ε bounds its error: ‖x − x̂‖ ≤ ε‖x‖. */
 typedef enum kvf_policy_kind {
     KVF_POLICY_EXACT = 0, /* the same bits come back */
@@ -115,7 +117,8 @@ typedef struct kvf_policy { /* fields of other kinds are 0; all 0 is exact */
 } kvf_policy_t;
 #endif
 
-/* Reads "exact", "error E", "error K=E,V=E", "ratio R" or "fuse T". KVF_ERR_INVALID, and `error` (may be NULL) says why. */
+/* Reads "exact", "error E", "error K=E,V=E", "ratio R" or "fuse T", with decimal points. KVF_ERR_INVALID, and `error` (may be
+ * NULL) says why. */
 KVF_API_CHECK kvf_status_t kvf_policy_parse(const char *text, kvf_policy_t *policy, kvf_error_t *error);
 
 /* Bytes of a block of `layout`, and of one layer of it; 0 if the layout is not valid. */

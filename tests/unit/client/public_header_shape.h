@@ -11,8 +11,10 @@
             offsetof(kvf_layout_t, kv_heads), offsetof(kvf_layout_t, head_dim), offsetof(kvf_layout_t, block_tokens),  \
             offsetof(kvf_layout_t, dtype), offsetof(kvf_layout_t, rope_style), offsetof(kvf_layout_t, rope_dim),       \
             offsetof(kvf_layout_t, rope_tables), offsetof(kvf_layout_t, rope_frequencies),                             \
-            offsetof(kvf_layout_t, model), sizeof(kvf_policy_t), KVF_BF16, KVF_FP16, KVF_FP32, KVF_ROPE_NONE,          \
-            KVF_ROPE_NEOX, KVF_ROPE_GPTJ, KVF_POLICY_EXACT                                                             \
+            offsetof(kvf_layout_t, model), KVF_BF16, KVF_FP16, KVF_FP32, KVF_ROPE_NONE, KVF_ROPE_NEOX, KVF_ROPE_GPTJ,  \
+            sizeof(kvf_policy_t), offsetof(kvf_policy_t, kind), offsetof(kvf_policy_t, error_k),                       \
+            offsetof(kvf_policy_t, error_v), offsetof(kvf_policy_t, ratio), offsetof(kvf_policy_t, tau),               \
+            KVF_POLICY_EXACT, KVF_POLICY_ERROR, KVF_POLICY_RATIO, KVF_POLICY_FUSE                                      \
     }
 
 /* As a user of kvfuse.h alone sees it. */

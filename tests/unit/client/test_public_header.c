@@ -2,6 +2,7 @@
 #include "public_header_shape.h"
 
 #include "fusion/layout.h"
+#include "fusion/policy.h"
 
 #include <criterion/criterion.h>
 #include <ctype.h>

@@ -123,10 +123,3 @@ Test(layout, a_clone_is_equal_and_independent) {
     kvf_layout_destroy(copy);
     kvf_layout_destroy(NULL);
 }
-
-Test(policy, only_exact_is_known) {
-    kvf_policy_t exact = {.kind = KVF_POLICY_EXACT}, other = {.kind = (kvf_policy_kind_t)9};
-    cr_assert_eq(kvf_policy_check(&exact, why, sizeof(why)), KVF_OK);
-    cr_assert_eq(kvf_policy_check(&other, why, sizeof(why)), KVF_ERR_POLICY);
-    cr_assert_eq(kvf_policy_compare(&exact, &other, why, sizeof(why)), KVF_ERR_POLICY);
-}
