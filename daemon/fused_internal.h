@@ -14,7 +14,7 @@
 #define KVF__RECORD_CODED (UINT32_MAX - 1)
 
 enum {
-    KVF__CODED_CHUNK = 4096, /* entries of the table that are made at once */
+    KVF__CODED_CHUNK = 512, /* entries of the table that are made at once */
     KVF__CODERS_IDLE_MAX = 64,
     KVF__FUSED_SEGMENTS_MIN = 2, /* one for what lands, one for what is coded */
 };
