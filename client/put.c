@@ -35,17 +35,41 @@ static size_t count_alike(const kvf__request_t *request, route_t route, size_t m
     return count;
 }
 
+/* What helps fusion: token ids and previous blocks lie in the request as they travel. */
+static bool fill_hints(kvf__request_t *request, size_t count, Kvf__Put *ask) {
+    kvf_arena_t *arena = request->client->out;
+    const kvf__block_t *blocks = &request->blocks[request->next];
+    size_t token_bytes = request->space->layout->block_tokens * sizeof(uint32_t);
+    ask->positions = kvf_arena_alloc(arena, count * sizeof(*ask->positions));
+    ask->token_ids = request->has_token_ids ? kvf_arena_alloc(arena, count * sizeof(*ask->token_ids)) : NULL;
+    ask->previous = request->has_previous ? kvf_arena_alloc(arena, count * sizeof(*ask->previous)) : NULL;
+    if (!ask->positions || (request->has_token_ids && !ask->token_ids) || (request->has_previous && !ask->previous))
+        return false;
+    ask->n_positions = count;
+    ask->n_token_ids = request->has_token_ids ? count : 0;
+    ask->n_previous = request->has_previous ? count : 0;
+    for (size_t i = 0; i < count; i++) {
+        const kvf__block_t *block = &blocks[i];
+        ask->positions[i] = block->position;
+        if (ask->n_token_ids)
+            ask->token_ids[i] = (ProtobufCBinaryData){.len = block->token_ids ? token_bytes : 0,
+                                                      .data = (uint8_t *)(uintptr_t)block->token_ids};
+        if (ask->n_previous)
+            ask->previous[i] = (ProtobufCBinaryData){.len = block->previous.num_bytes,
+                                                     .data = (uint8_t *)(uintptr_t)block->previous.bytes};
+    }
+    return true;
+}
+
 static bool fill_ask(kvf__request_t *request, size_t count, Kvf__Put *ask) {
     kvf_arena_t *arena = request->client->out;
     kvf_arena_reset(arena);
     ask->space = request->space->id;
     ask->deadline_ns = request->deadline_ns;
     ask->keys = kvf__keys_pack(request, request->next, count);
-    ask->positions = kvf_arena_alloc(arena, count * sizeof(*ask->positions));
-    if (!ask->keys || !ask->positions) return false;
-    ask->n_keys = ask->n_positions = count;
-    for (size_t i = 0; i < count; i++) ask->positions[i] = request->blocks[request->next + i].position;
-    return true;
+    if (!ask->keys) return false;
+    ask->n_keys = count;
+    return fill_hints(request, count, ask);
 }
 
 /* ---- shared memory ---- */
@@ -183,7 +207,7 @@ static bool fill_checksums(const kvf__request_t *request, size_t count, Kvf__Put
 
 static kvf__sent_t send_by_network(kvf__request_t *request, size_t most) {
     kvf_client_t *client = request->client;
-    uint64_t cost = kvf__split_cost(request->slice_bytes, request->num_layers);
+    uint64_t cost = kvf__split_cost(request->slice_bytes, request->num_layers) + request->hint_bytes;
     size_t count = kvf__split(most, cost, KVF__NETWORK_PART_BYTES, client->max_message_bytes, most);
     if (!count) return kvf__request_skip(request, KVF_ERR_TOO_LARGE);
     if (client->is_shared) count = count_alike(request, ROUTE_NETWORK, count);
@@ -205,7 +229,8 @@ static kvf__sent_t send_by_network(kvf__request_t *request, size_t most) {
 kvf__sent_t kvf__put_send(kvf__request_t *request) {
     size_t most = request->count - request->next;
     if (most > request->client->max_batch) most = request->client->max_batch;
-    if (most * KVF__KEY_COST > KVF_BODY_BYTES_MAX / 2) most = KVF_BODY_BYTES_MAX / 2 / KVF__KEY_COST;
+    size_t fit = kvf__split_keys(KVF__KEY_COST + request->hint_bytes);
+    if (most > fit) most = fit;
     switch (find_route(request, request->next)) {
     case ROUTE_LENT: return send_lent(request, most);
     case ROUTE_BOUNCE: return send_bounced(request, most);

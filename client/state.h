@@ -64,10 +64,13 @@ typedef struct kvf__block {
     kvf_key_t key;
     const kvf_piece_t *pieces; /* none of them empty */
     size_t num_pieces;
+    /* of a put, as they travel: 0 or empty where they are not known */
     uint64_t position;
+    const uint8_t *token_ids; /* little-endian u32 [block_tokens], or NULL */
+    kvf_key_t previous;
 } kvf__block_t;
 
-/* One allocation holds the request, its blocks, pieces and keys. */
+/* One allocation holds the request, its blocks, pieces, token ids and keys. */
 struct kvf__request {
     kvf_client_t *client;
     kvf_request_t id;
@@ -76,7 +79,9 @@ struct kvf__request {
     kvf_space_t *space;
     uint64_t deadline_ns;
     uint32_t first_layer, num_layers;
-    uint64_t slice_bytes; /* of a block: what of it the request moves */
+    uint64_t slice_bytes;             /* of a block: what of it the request moves */
+    bool has_token_ids, has_previous; /* of a put: a block of it has them */
+    uint32_t hint_bytes;              /* that they take of a body, a key */
     size_t count;
     kvf__block_t *blocks;   /* [count] */
     kvf_status_t *statuses; /* [count] the caller's, or `own_statuses`; KVF_IN_PROGRESS until known; NULL for a match */

@@ -1,6 +1,7 @@
 /* submit.c - kvf_put, kvf_get, kvf_match, kvf_delete: checks, copies, hands over to the loop. */
 #include "client/internal.h"
 
+#include <endian.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,7 +32,10 @@ typedef struct wish {
     size_t count;
     uint32_t first_layer, num_layers;
     uint64_t slice_bytes;
-    size_t num_pieces, key_bytes; /* in all */
+    size_t num_pieces, key_bytes; /* in all, `previous` included */
+    uint32_t block_tokens;
+    size_t num_token_ids; /* blocks that have them */
+    bool has_previous;
 } wish_t;
 
 static const kvf_key_t *key_of(const wish_t *wish, size_t i) {
@@ -51,6 +55,16 @@ static kvf_status_t check_layers(const kvf_space_t *space, const kvf_request_opt
     return KVF_OK;
 }
 
+/* Checks what a put tells for fusion, and counts it. Other requests have no use for it. */
+static kvf_status_t check_hints(const kvf_block_t *block, wish_t *wish) {
+    if (wish->op != KVF__OP_PUT) return KVF_OK;
+    wish->num_token_ids += block->token_ids != NULL;
+    if (!block->previous.num_bytes) return KVF_OK;
+    wish->has_previous = true;
+    wish->key_bytes += block->previous.num_bytes;
+    return check_key(&block->previous);
+}
+
 static kvf_status_t check(kvf_space_t *space, const kvf_request_options_t *options, wish_t *wish) {
     if (!space || wish->count == 0 || (!wish->blocks && !wish->keys)) return KVF_ERR_INVALID;
     if (wish->count > KVF__BATCH_MAX) return KVF_ERR_TOO_LARGE;
@@ -60,33 +74,58 @@ static kvf_status_t check(kvf_space_t *space, const kvf_request_options_t *optio
         if (status == KVF_OK) wish->key_bytes += key_of(wish, i)->num_bytes;
         if (status == KVF_OK && wish->blocks)
             status = check_pieces(&wish->blocks[i], wish->slice_bytes, &wish->num_pieces);
+        if (status == KVF_OK && wish->blocks) status = check_hints(&wish->blocks[i], wish);
     }
+    wish->block_tokens = space->layout->block_tokens;
     if (wish->num_pieces > SIZE_MAX / 4 / sizeof(kvf_piece_t)) return KVF_ERR_TOO_LARGE;
     return status;
 }
 
+/* The place behind a request, which is filled in this order. */
+typedef struct place {
+    kvf_piece_t *pieces;
+    uint32_t *token_ids;
+    uint8_t *keys;
+} place_t;
+
+static kvf_key_t copy_key(const kvf_key_t *key, place_t *place) {
+    kvf_key_t copy = {.bytes = place->keys, .num_bytes = key->num_bytes};
+    memcpy(place->keys, key->bytes, key->num_bytes);
+    place->keys += key->num_bytes;
+    return copy;
+}
+
+static void copy_hints(const kvf_block_t *from, uint32_t block_tokens, kvf__block_t *block, place_t *place) {
+    block->position = from->position;
+    if (from->token_ids) {
+        block->token_ids = (uint8_t *)place->token_ids;
+        for (uint32_t t = 0; t < block_tokens; t++) *place->token_ids++ = htole32(from->token_ids[t]);
+    }
+    if (from->previous.num_bytes) block->previous = copy_key(&from->previous, place);
+}
+
 /* Copies what the caller gave behind the request. */
 static void copy_wish(const wish_t *wish, kvf__request_t *request) {
-    kvf_piece_t *pieces = (kvf_piece_t *)(request->blocks + wish->count);
-    uint8_t *keys = (uint8_t *)(pieces + wish->num_pieces);
+    place_t place = {.pieces = (kvf_piece_t *)(request->blocks + wish->count)};
+    place.token_ids = (uint32_t *)(place.pieces + wish->num_pieces);
+    place.keys = (uint8_t *)(place.token_ids + wish->num_token_ids * wish->block_tokens);
     for (size_t i = 0; i < wish->count; i++) {
         kvf__block_t *block = &request->blocks[i];
-        const kvf_key_t *key = key_of(wish, i);
-        memcpy(keys, key->bytes, key->num_bytes);
-        *block = (kvf__block_t){.key = {.bytes = keys, .num_bytes = key->num_bytes}, .pieces = pieces};
-        keys += key->num_bytes;
+        *block = (kvf__block_t){.key = copy_key(key_of(wish, i), &place), .pieces = place.pieces};
         if (!wish->blocks) continue;
-        block->position = wish->blocks[i].position;
-        for (size_t p = 0; p < wish->blocks[i].num_pieces; p++)
-            if (wish->blocks[i].pieces[p].bytes) *pieces++ = wish->blocks[i].pieces[p];
-        block->num_pieces = (size_t)(pieces - block->pieces);
+        const kvf_block_t *from = &wish->blocks[i];
+        for (size_t p = 0; p < from->num_pieces; p++)
+            if (from->pieces[p].bytes) *place.pieces++ = from->pieces[p];
+        block->num_pieces = (size_t)(place.pieces - block->pieces);
+        if (wish->op == KVF__OP_PUT) copy_hints(from, wish->block_tokens, block, &place);
     }
 }
 
 static kvf__request_t *create(kvf_space_t *space, const wish_t *wish, const kvf_request_options_t *options,
                               kvf_status_t *statuses) {
-    kvf__request_t *request = malloc(sizeof(*request) + wish->count * sizeof(kvf__block_t) +
-                                     wish->num_pieces * sizeof(kvf_piece_t) + wish->key_bytes);
+    kvf__request_t *request =
+        malloc(sizeof(*request) + wish->count * sizeof(kvf__block_t) + wish->num_pieces * sizeof(kvf_piece_t) +
+               wish->num_token_ids * wish->block_tokens * sizeof(uint32_t) + wish->key_bytes);
     if (!request) return NULL;
     kvf_client_t *client = space->client;
     uint32_t timeout_ms = options && options->timeout_ms ? options->timeout_ms : client->options.request_timeout_ms;
@@ -98,6 +137,10 @@ static kvf__request_t *create(kvf_space_t *space, const wish_t *wish, const kvf_
                                 .first_layer = wish->first_layer,
                                 .num_layers = wish->num_layers,
                                 .slice_bytes = wish->slice_bytes,
+                                .has_token_ids = wish->num_token_ids > 0,
+                                .has_previous = wish->has_previous,
+                                .hint_bytes =
+                                    kvf__split_hints(wish->block_tokens, wish->num_token_ids > 0, wish->has_previous),
                                 .count = wish->count,
                                 .blocks = (kvf__block_t *)(request + 1),
                                 .statuses = statuses,

@@ -118,13 +118,28 @@ static void land_frame(kvf_session_t *session, const kvf_frame_head_t *head, con
     kvf__session_end_put(session, head->request, ask->n_keys, statuses, block_bytes, session->heard_ns);
 }
 
+/* What helps fusion: of each key, or of none; token ids and previous keys may be unknown, and are empty then. */
+static const char *check_hints(const Kvf__Put *ask, const kvf_space_t *space) {
+    if (ask->n_positions && ask->n_positions != ask->n_keys) return "positions that are not one a key";
+    if (ask->n_token_ids && ask->n_token_ids != ask->n_keys) return "token ids that are not one list a key";
+    if (ask->n_previous && ask->n_previous != ask->n_keys) return "previous keys that are not one a key";
+    size_t token_bytes = kvf_space_layout(space)->block_tokens * sizeof(uint32_t);
+    for (size_t i = 0; i < ask->n_token_ids; i++)
+        if (ask->token_ids[i].len && ask->token_ids[i].len != token_bytes)
+            return "token ids that are not those of a block";
+    for (size_t i = 0; i < ask->n_previous; i++)
+        if (ask->previous[i].len > KVF_KEY_BYTES_MAX) return "a previous key that is longer than keys are";
+    return NULL;
+}
+
 void kvf__put_now(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Put *ask, const uint8_t *payload) {
     kvf_space_t *space = kvf__session_take_space(session, head->type, head->request, ask->space);
     if (!space) return;
     const kvf_key_t *keys = kvf__session_take_keys(session, head->type, head->request, ask->n_keys, ask->keys);
     if (!keys) return;
-    if (ask->n_positions && ask->n_positions != ask->n_keys) {
-        kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, "positions that are not one a key");
+    const char *why = check_hints(ask, space);
+    if (why) {
+        kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, why);
         return;
     }
     if (ask->version) {

@@ -10,6 +10,7 @@
 #include "client/cli/cli.h"
 #include "client/cli/kvfile.h"
 #include "client/cli/progress.h"
+#include "client/cli/verify.h"
 #include "fusion/pool/pool.h"
 #include "fusion/seed/seed.h"
 
@@ -37,8 +38,8 @@ typedef struct kvf_fuse_policy {
     char text[KVF_FUSE_TEXT_BYTES]; /* as it is told */
 } kvf_fuse_policy_t;
 
-/* Parses "exact", "error 0.05", "error K=0.02,V=0.05", "ratio 8", "int8", "bff 0.8" and the like. False: it is none, `why` [why_bytes]
- * says what is wrong. */
+/* Parses what kvf_policy_parse does but for "fuse T", and "int8", "bff 0.8" and the like. False: it is none, `why` [why_bytes] says
+ * what is wrong. */
 bool kvf_fuse_policy_parse(const char *text, kvf_fuse_policy_t *policy, char *why, size_t why_bytes);
 
 /* ---- a job ---- */
@@ -50,18 +51,12 @@ typedef struct kvf_fuse_options {
     bool json, no_tokens;
 } kvf_fuse_options_t;
 
-typedef struct kvf_fuse_errors {
-    double max, sum;     /* ‖x − x̂‖ / ‖x‖ of rows that are finite and not zero */
-    uint64_t rows, lost; /* how many those are; other rows that did not come back bit for bit (exact: any row) */
-    double worst;        /* the largest error over its bound; 0 where the method has none */
-} kvf_fuse_errors_t;
-
 typedef struct kvf_fuse_result {
     uint64_t bytes_in, bytes_held; /* everything that is held for those: headers, tables, indexes, norms, the basis */
     uint64_t bytes_index, bytes_basis; /* of these; the basis counts once a space */
     double encode_seconds;             /* search included, making of the basis not */
     double find_seconds, learn_seconds, decode_seconds;
-    kvf_fuse_errors_t errors[KVF_FUSE_PLANES];
+    kvf_row_errors_t errors[KVF_FUSE_PLANES];
     double predicted_in, predicted_held; /* what theory says of the bytes; held 0: nothing */
     bool is_grouped;
     kvf_seed_stats_t groups[KVF_FUSE_PLANES]; /* is_grouped: of whole blocks; V's bytes_held is beside K's */

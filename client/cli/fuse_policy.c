@@ -1,5 +1,6 @@
 /* fuse_policy.c - policies as they are written. */
 #include "client/cli/fuse.h"
+#include "fusion/policy.h"
 
 #include <math.h>
 #include <string.h>
@@ -12,34 +13,6 @@ static bool read_number(const char *text, double *value) {
     return !*end && isfinite(*value);
 }
 
-static bool read_bound(const char *text, double *bound) {
-    return read_number(text, bound) && *bound > 0 && *bound <= 1;
-}
-
-/* "E", or "K=E,V=E" in either order. */
-static bool read_bounds(const char *text, double bounds[KVF_FUSE_PLANES]) {
-    if (read_bound(text, &bounds[0])) {
-        bounds[1] = bounds[0];
-        return true;
-    }
-    char copy[KVF_FUSE_TEXT_BYTES];
-    if (strlen(text) >= sizeof(copy)) return false;
-    strcpy(copy, text);
-    char *comma = strchr(copy, ',');
-    if (!comma) return false;
-    *comma = 0;
-    const char *parts[KVF_FUSE_PLANES] = {copy, comma + 1};
-    bool found[KVF_FUSE_PLANES] = {false};
-    for (int i = 0; i < KVF_FUSE_PLANES; i++) {
-        int plane = parts[i][0] == 'K' ? 0 : 1;
-        if ((parts[i][0] != 'K' && parts[i][0] != 'V') || parts[i][1] != '=' || found[plane] ||
-            !read_bound(parts[i] + 2, &bounds[plane]))
-            return false;
-        found[plane] = true;
-    }
-    return true;
-}
-
 typedef struct policy_form {
     const char *name;
     kvf_fuse_kind_t kind;
@@ -47,22 +20,13 @@ typedef struct policy_form {
     const char *wants;
 } policy_form_t;
 
-static bool read_error(const char *text, kvf_fuse_policy_t *policy) { return read_bounds(text, policy->bounds); }
-
 static bool read_threshold(const char *text, kvf_fuse_policy_t *policy) {
     return read_number(text, &policy->threshold) && policy->threshold > 0 && policy->threshold <= 1;
-}
-
-static bool read_ratio(const char *text, kvf_fuse_policy_t *policy) {
-    return read_number(text, &policy->ratio) && policy->ratio > 1 && policy->ratio <= 1000;
 }
 
 #define THRESHOLD "a cosine above 0 and at most 1"
 
 static const policy_form_t forms[] = {
-    {"exact", KVF_FUSE_EXACT, NULL, NULL},
-    {"error", KVF_FUSE_ERROR, read_error, "E or K=E,V=E, each above 0 and at most 1 ('exact' keeps every bit)"},
-    {"ratio", KVF_FUSE_RATIO, read_ratio, "a number above 1 and at most 1000"},
     {"int8", KVF_FUSE_INT8, NULL, NULL},
     {"int4", KVF_FUSE_INT4, NULL, NULL},
     {"ff", KVF_FUSE_FF, read_threshold, THRESHOLD},
@@ -72,10 +36,34 @@ static const policy_form_t forms[] = {
 };
 enum { NUM_FORMS = sizeof(forms) / sizeof(forms[0]) };
 
+/* Those that a space may have as well, read as there. */
+static const char *const space_kinds[] = {"exact", "error", "ratio"};
+enum { NUM_SPACE_KINDS = sizeof(space_kinds) / sizeof(space_kinds[0]) };
+
+static bool read_of_space(const char *text, kvf_fuse_policy_t *policy, char *why, size_t why_bytes) {
+    kvf_policy_t read;
+    kvf_error_t error;
+    if (kvf_policy_parse(text, &read, &error) != KVF_OK) {
+        snprintf(why, why_bytes, "%s", error.text);
+        return false;
+    }
+    policy->kind = read.kind == KVF_POLICY_EXACT   ? KVF_FUSE_EXACT
+                   : read.kind == KVF_POLICY_ERROR ? KVF_FUSE_ERROR
+                                                   : KVF_FUSE_RATIO;
+    policy->bounds[0] = (double)read.error_k;
+    policy->bounds[1] = (double)read.error_v;
+    policy->ratio = (double)read.ratio;
+    kvf_policy_print(&read, policy->text, sizeof(policy->text));
+    return true;
+}
+
 bool kvf_fuse_policy_parse(const char *text, kvf_fuse_policy_t *policy, char *why, size_t why_bytes) {
     size_t length = strcspn(text, " ");
     const char *rest = text + length + strspn(text + length, " ");
     memset(policy, 0, sizeof(*policy));
+    for (size_t i = 0; i < NUM_SPACE_KINDS; i++)
+        if (strlen(space_kinds[i]) == length && strncmp(space_kinds[i], text, length) == 0)
+            return read_of_space(text, policy, why, why_bytes);
     for (size_t i = 0; i < NUM_FORMS; i++) {
         const policy_form_t *form = &forms[i];
         if (strlen(form->name) != length || strncmp(form->name, text, length) != 0) continue;
@@ -89,8 +77,8 @@ bool kvf_fuse_policy_parse(const char *text, kvf_fuse_policy_t *policy, char *wh
             snprintf(why, why_bytes, "policy '%s' takes nothing behind it, but has '%s'", form->name, rest);
         return false;
     }
-    int used = snprintf(why, why_bytes, "there is no policy '%.*s', but", (int)length, text);
+    int used = snprintf(why, why_bytes, "there is no policy '%.*s', but exact, error, ratio", (int)length, text);
     for (size_t i = 0; i < NUM_FORMS && used > 0 && (size_t)used < why_bytes; i++)
-        used += snprintf(why + used, why_bytes - (size_t)used, "%s %s", i ? "," : "", forms[i].name);
+        used += snprintf(why + used, why_bytes - (size_t)used, ", %s", forms[i].name);
     return false;
 }

@@ -17,8 +17,8 @@ static double find_share(const kvf_fuse_result_t *result) {
     return result->encode_seconds > 0 ? result->find_seconds / result->encode_seconds : 0;
 }
 
-static kvf_fuse_errors_t errors_of_both(const kvf_fuse_result_t *result) {
-    kvf_fuse_errors_t both = result->errors[0];
+static kvf_row_errors_t errors_of_both(const kvf_fuse_result_t *result) {
+    kvf_row_errors_t both = result->errors[0];
     both.max = fmax(both.max, result->errors[1].max);
     both.sum += result->errors[1].sum;
     both.rows += result->errors[1].rows;
@@ -26,7 +26,7 @@ static kvf_fuse_errors_t errors_of_both(const kvf_fuse_result_t *result) {
     return both;
 }
 
-static double mean_of(const kvf_fuse_errors_t *errors) { return errors->rows ? errors->sum / (double)errors->rows : 0; }
+static double mean_of(const kvf_row_errors_t *errors) { return errors->rows ? errors->sum / (double)errors->rows : 0; }
 
 static double predicted_ratio(const kvf_fuse_result_t *result) {
     return result->predicted_held > 0 ? result->predicted_in / result->predicted_held : 0;
@@ -76,7 +76,7 @@ static void set_count(json_t *object, const char *key, uint64_t count) {
 static void set_errors(json_t *object, const kvf_fuse_result_t *result) {
     static const char *const names[KVF_FUSE_PLANES][2] = {{"max_row_error_k", "mean_row_error_k"},
                                                           {"max_row_error_v", "mean_row_error_v"}};
-    kvf_fuse_errors_t both = errors_of_both(result);
+    kvf_row_errors_t both = errors_of_both(result);
     set_real(object, "max_row_error", both.max);
     set_real(object, "mean_row_error", mean_of(&both));
     for (int plane = 0; plane < KVF_FUSE_PLANES; plane++) {
@@ -157,7 +157,7 @@ static void print_sizes(const kvf_fuse_job_t *job) {
 
 static void print_errors(const kvf_fuse_job_t *job) {
     const kvf_fuse_result_t *result = &job->result;
-    kvf_fuse_errors_t both = errors_of_both(result);
+    kvf_row_errors_t both = errors_of_both(result);
     printf("error   of a row: max %.5g (K %.5g, V %.5g), mean %.5g (K %.5g, V %.5g)\n", both.max, result->errors[0].max,
            result->errors[1].max, mean_of(&both), mean_of(&result->errors[0]), mean_of(&result->errors[1]));
     if (both.lost && job->policy.kind == KVF_FUSE_EXACT)

@@ -146,7 +146,7 @@ kvf_status_t raw_try_open_space(raw_client_t *raw, const char *name, bool must_e
     layout.planes = 2;
     layout.kv_heads = 2;
     layout.head_dim = 16;
-    layout.block_tokens = 16;
+    layout.block_tokens = RAW_BLOCK_TOKENS;
     layout.dtype = 1;
     layout.model = "test";
     open.name = (char *)(uintptr_t)name;

@@ -17,7 +17,7 @@ typedef struct raw_client {
     uint32_t space; /* as opened by raw_open_space */
 } raw_client_t;
 
-enum { RAW_LAYERS = 4, RAW_LAYER_BYTES = 2048, RAW_BLOCK_BYTES = RAW_LAYERS * RAW_LAYER_BYTES };
+enum { RAW_LAYERS = 4, RAW_BLOCK_TOKENS = 16, RAW_LAYER_BYTES = 2048, RAW_BLOCK_BYTES = RAW_LAYERS * RAW_LAYER_BYTES };
 
 /* Connects to 127.0.0.1:`port`; says nothing yet. */
 void raw_connect(raw_client_t *raw, uint16_t port);

@@ -367,6 +367,46 @@ Test(hostile_client, puts_whose_counts_or_lengths_lie_are_refused) {
     stop();
 }
 
+Test(hostile_client, what_is_said_for_fusion_is_whole_or_refused) {
+    start_greeted();
+    ProtobufCBinaryData keys[4], said[3];
+    uint8_t bytes[RAW_BLOCK_TOKENS * 4 + 4] = {0};
+    for (size_t count = 1; count <= 3; count++) {
+        said[count - 1] = (ProtobufCBinaryData){0};
+        Kvf__Put put = good_put(keys, 2);
+        put.token_ids = said;
+        put.n_token_ids = count;
+        if (count != 2) cr_assert_eq(put_error(&put, 2 * RAW_BLOCK_BYTES), KVF_ERR_INVALID);
+        put.n_token_ids = 0;
+        put.previous = said;
+        put.n_previous = count;
+        if (count != 2) cr_assert_eq(put_error(&put, 2 * RAW_BLOCK_BYTES), KVF_ERR_INVALID);
+    }
+    static const size_t lengths[] = {1, 4, RAW_BLOCK_TOKENS * 4 - 4, RAW_BLOCK_TOKENS * 4 - 1,
+                                     RAW_BLOCK_TOKENS * 4 + 4};
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+        Kvf__Put put = good_put(keys, 2);
+        put.token_ids = said;
+        put.n_token_ids = 2;
+        said[1] = (ProtobufCBinaryData){.len = lengths[i], .data = bytes};
+        cr_assert_eq(put_error(&put, 2 * RAW_BLOCK_BYTES), KVF_ERR_INVALID, "%zu bytes of token ids", lengths[i]);
+    }
+    Kvf__Put put = good_put(keys, 2);
+    put.previous = said;
+    put.n_previous = 2;
+    said[1] = (ProtobufCBinaryData){.len = 65, .data = bytes};
+    cr_assert_eq(put_error(&put, 2 * RAW_BLOCK_BYTES), KVF_ERR_INVALID);
+    cr_assert_eq(get_one(&raw, "a"), KVF_ERR_NOT_FOUND, "nothing of it was stored");
+    said[1].len = 64;
+    put.token_ids = (ProtobufCBinaryData[]){{.len = RAW_BLOCK_TOKENS * 4, .data = bytes}, {0}};
+    put.n_token_ids = 2;
+    cr_assert(raw_ask(&raw, KVF_FRAME_PUT, 3, &put.base, block, 2 * RAW_BLOCK_BYTES));
+    const Kvf__KeysReply *reply = raw_body(&raw, KVF_FRAME_PUT_REPLY, &kvf__keys_reply__descriptor);
+    cr_assert_eq(reply->status, KVF_OK);
+    check_witness();
+    stop();
+}
+
 Test(hostile_client, bytes_with_a_wrong_checksum_are_not_stored) {
     start_greeted();
     ProtobufCBinaryData keys[4];

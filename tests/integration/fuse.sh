@@ -108,7 +108,9 @@ for bad in 'error 0' 'error 1.5' 'error -1' 'error nan' 'error K=0.1' 'error K=0
     says 2 "policy 'error' needs" "$kvfuse" fuse "$sample" --policy "$bad"
 done
 says 2 "policy 'ratio' needs" "$kvfuse" fuse "$sample" --policy 'ratio 1'
-says 1 'even a bound of .* takes more' "$kvfuse" fuse "$sample" --policy 'ratio 500'
+says 2 "policy 'ratio' needs a number of 1.5 to 64" "$kvfuse" fuse "$sample" --policy 'ratio 500'
+says 1 'even a bound of .* takes more' "$kvfuse" fuse "$sample" --policy 'ratio 64'
+says 2 "policy 'exact' takes nothing behind it" "$kvfuse" fuse "$sample" --policy 'exact 1'
 says 2 "policy 'bff' needs a cosine" "$kvfuse" fuse "$sample" --policy 'bff 1.5'
 says 2 'has no fused block table' "$kvfuse" fuse "$sample" --policy int8 --table "$work/table"
 says 1 'No such file' "$kvfuse" fuse "$sample" --policy 'bff 0.8' --table "$work/none/table"

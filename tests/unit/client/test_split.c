@@ -1,5 +1,7 @@
 #include "client/split.h"
 
+#include "fusion/layout.h"
+
 #include <criterion/criterion.h>
 
 Test(split, a_frame_keeps_within_its_goal) {
@@ -38,4 +40,13 @@ Test(split, checksums_of_many_layers_count) {
 Test(split, the_largest_block_does_not_overflow) {
     cr_assert_eq(kvf__split(1, kvf__split_cost(UINT64_C(1) << 53, 1024), 4 << 20, UINT64_MAX, 1), 1);
     cr_assert_eq(kvf__split(1, kvf__split_cost(UINT64_C(1) << 53, 1024), 4 << 20, 1 << 30, 1), 0);
+}
+
+Test(split, keys_with_all_that_helps_fusion_fit_a_body) {
+    uint64_t cost = KVF__KEY_COST + kvf__split_hints(KVF_BLOCK_TOKENS_MAX, true, true);
+    cr_assert_geq(cost, 2 * KVF_KEY_BYTES_MAX + KVF_BLOCK_TOKENS_MAX * 4);
+    cr_assert_gt(kvf__split_keys(cost), 100);
+    cr_assert_leq(kvf__split_keys(cost) * cost, KVF_BODY_BYTES_MAX / 2);
+    cr_assert_eq(kvf__split_hints(KVF_BLOCK_TOKENS_MAX, false, false), 0);
+    cr_assert_lt(kvf__split_hints(16, true, false), kvf__split_hints(16, true, true));
 }
