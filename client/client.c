@@ -1,6 +1,6 @@
 /* client.c - options, connect, close, facts. */
 #define KVF_LOG_MODULE "client"
-#include "client/internal.h"
+#include "client/fused.h"
 
 #include "transport/address.h"
 #include "transport/log.h"
@@ -20,6 +20,7 @@ void kvf_client_options_init(kvf_client_options_t *options) {
         .connect_timeout_ms = 5000,
         .request_timeout_ms = 10000,
         .ping_ms = 2000,
+        .unit_cache_bytes = 64 << 20,
         .bounce_bytes = 32 << 20,
         .ucx_tls = "tcp",
     };
@@ -35,6 +36,7 @@ static kvf_status_t take_options(const kvf_client_options_t *given, kvf_client_t
     if (!options->connect_timeout_ms) options->connect_timeout_ms = defaults.connect_timeout_ms;
     if (!options->request_timeout_ms) options->request_timeout_ms = defaults.request_timeout_ms;
     if (!options->ping_ms) options->ping_ms = defaults.ping_ms;
+    if (!options->unit_cache_bytes) options->unit_cache_bytes = defaults.unit_cache_bytes;
     if (!options->bounce_bytes) options->bounce_bytes = defaults.bounce_bytes;
     if (!options->ucx_tls) options->ucx_tls = defaults.ucx_tls;
     if ((unsigned)options->transport > KVF_TRANSPORT_SHARED || (unsigned)options->progress > KVF_PROGRESS_CALLER ||
@@ -47,6 +49,7 @@ static kvf_status_t take_options(const kvf_client_options_t *given, kvf_client_t
         return KVF_ERR_ADDRESS;
     }
     strcpy(client->address_text, options->address);
+    client->units.bytes_max = options->unit_cache_bytes;
     if (strlen(options->ucx_tls) >= sizeof(client->ucx_tls)) {
         snprintf(error->text, sizeof(error->text), "ucx_tls is too long");
         return KVF_ERR_INVALID;
@@ -84,6 +87,7 @@ static void start_connect(kvf_client_t *client, kvf__call_t *call) {
 static void destroy(kvf_client_t *client) {
     kvf__memory_free_all(client);
     kvf__completion_free_all(client);
+    kvf__fused_forget(client);
     while (client->spaces) {
         kvf_space_t *next = client->spaces->next;
         kvf__space_destroy(client->spaces);

@@ -5,7 +5,7 @@
  *    ^                         any of them -> CLOSING -> [DRAINING] -> DOWN
  */
 #define KVF_LOG_MODULE "client"
-#include "client/internal.h"
+#include "client/fused.h"
 
 #include "transport/log.h"
 
@@ -54,6 +54,7 @@ static void come_down(kvf_client_t *client) {
     client->state = KVF__STATE_DOWN;
     kvf__link_close(client);
     kvf__segments_forget(client);
+    kvf__fused_forget(client);
     kvf__memory_lose(client);
     kvf__calls_lose(client, client->fail_status);
     if (atomic_load(&client->is_closing)) return;

@@ -21,6 +21,13 @@ static bool is_in_one_piece(const kvf__cursor_t *cursor, size_t bytes) {
     return cursor->piece->bytes - cursor->used >= bytes;
 }
 
+uint8_t *kvf__cursor_pass(kvf__cursor_t *cursor, size_t bytes) {
+    size_t run;
+    if (is_in_one_piece(cursor, bytes)) return step(cursor, bytes, &run);
+    for (; bytes; bytes -= run) (void)step(cursor, bytes, &run);
+    return NULL;
+}
+
 uint64_t kvf__cursor_hash(kvf__cursor_t *cursor, size_t bytes) {
     size_t run;
     if (is_in_one_piece(cursor, bytes)) return kvf_kernels()->hash64(step(cursor, bytes, &run), bytes);

@@ -22,4 +22,7 @@ void kvf__cursor_write(kvf__cursor_t *cursor, const void *from, size_t bytes);
 /* The same, and returns the XXH3-64 of the bytes that landed (`from` may change meanwhile). */
 uint64_t kvf__cursor_write_hash(kvf__cursor_t *cursor, const void *from, size_t bytes);
 
+/* Moves past the next `bytes` bytes of the pieces. Returns where they begin if they lie in one piece, else NULL. */
+uint8_t *kvf__cursor_pass(kvf__cursor_t *cursor, size_t bytes);
+
 #endif

@@ -1,5 +1,5 @@
 /* get.c - asks for blocks; what comes over the network is checked while it is copied to its place. */
-#include "client/internal.h"
+#include "client/fused.h"
 
 /* ---- ask ---- */
 
@@ -39,8 +39,8 @@ kvf__sent_t kvf__get_send(kvf__request_t *request) {
 
 /* ---- take ---- */
 
-static kvf_status_t copy_block(const kvf__request_t *request, size_t block, const uint8_t *bytes,
-                               const uint64_t *checksums) {
+kvf_status_t kvf__get_copy_block(const kvf__request_t *request, size_t block, const uint8_t *bytes,
+                                 const uint64_t *checksums) {
     kvf__cursor_t cursor = kvf__cursor_at(request->blocks[block].pieces);
     size_t layer_bytes = request->space->layer_bytes;
     if (request->client->options.skip_verify) {
@@ -59,8 +59,8 @@ static void take_payload(kvf__part_t *part, const Kvf__GetReply *reply, const ui
         size_t block = part->first + i;
         request->statuses[block] = (kvf_status_t)reply->statuses[i];
         if (reply->statuses[i] != KVF_OK) continue;
-        request->statuses[block] = copy_block(request, block, payload + found * request->slice_bytes,
-                                              reply->checksums + found * request->num_layers);
+        request->statuses[block] = kvf__get_copy_block(request, block, payload + found * request->slice_bytes,
+                                                       reply->checksums + found * request->num_layers);
         found++;
     }
     kvf__part_end(part, KVF_ERR_INTERNAL); /* every status is known */
@@ -84,6 +84,10 @@ void kvf__get_answered(kvf__part_t *part, const Kvf__GetReply *reply, const uint
     }
     if (!kvf__part_check_statuses(part, reply->n_statuses, reply->statuses)) {
         kvf__part_refuse(part, "a get reply with statuses that are not those of its keys");
+        return;
+    }
+    if (part->is_coded) {
+        kvf__fused_get_answered(part, reply, payload, payload_bytes);
         return;
     }
     size_t found = count_found(reply);

@@ -38,6 +38,7 @@ void kvf__hello_send(kvf_client_t *client) {
     hello.name = client->name;
     hello.pid = (uint32_t)getpid();
     hello.host = client->host;
+    hello.unit_cache_bytes = client->options.unit_cache_bytes;
     kvf__connection_say(client, KVF_FRAME_HELLO, ++client->last_number, &hello.base);
 }
 

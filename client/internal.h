@@ -61,6 +61,10 @@ void kvf__hello_read_boot_id(char *text, size_t bytes);
 void kvf__hello_forget(kvf_client_t *client);
 
 /* ---- part.c ---- */
+/* Whether the daemon takes one more request. */
+static inline bool kvf__may_ask(const kvf_client_t *client) {
+    return client->state == KVF__STATE_READY && client->num_in_flight < client->max_requests;
+}
 /* A new part with a number, in the table; of the next `count` blocks of `request` if it is not NULL, with `bytes` of
  * blocks. NULL: out of memory. */
 kvf__part_t *kvf__part_create(kvf_client_t *client, kvf_frame_type_t type, kvf__request_t *request, size_t count,
@@ -74,8 +78,12 @@ void kvf__part_answered(kvf_client_t *client, const kvf_frame_head_t *head, cons
 void kvf__part_end(kvf__part_t *part, kvf_status_t status);
 /* kvf_sent_fn of sends that read the caller's memory; `arg` is the part. */
 void kvf__part_on_sent(void *arg, kvf_status_t status);
-/* Nobody waits for it any more. */
+/* Nobody waits for it any more: it leaves its request. */
 void kvf__part_abandon(kvf__part_t *part);
+/* The same of one that has no request. */
+void kvf__part_forsake(kvf__part_t *part);
+/* Its answer came, which takes a while to be dealt with: the daemon counts it no more. */
+void kvf__part_hold(kvf__part_t *part);
 /* Statuses that a daemon may give for one key. */
 bool kvf__part_check_statuses(const kvf__part_t *part, size_t count, const int32_t *statuses);
 /* The daemon said what makes no sense: ends the part and the connection with KVF_ERR_PROTOCOL. */
@@ -119,6 +127,9 @@ kvf__sent_t kvf__get_send(kvf__request_t *request);
 kvf__sent_t kvf__keys_send(kvf__request_t *request);
 /* Answers, unpacked. `payload` is [payload_bytes]. */
 void kvf__get_answered(kvf__part_t *part, const Kvf__GetReply *reply, const uint8_t *payload, uint64_t payload_bytes);
+/* Copies a raw block to its pieces: KVF_OK or KVF_ERR_CORRUPT. `checksums` [num_layers] */
+kvf_status_t kvf__get_copy_block(const kvf__request_t *request, size_t block, const uint8_t *bytes,
+                                 const uint64_t *checksums);
 void kvf__keys_answered(kvf__part_t *part, const Kvf__KeysReply *reply);
 void kvf__match_answered(kvf__part_t *part, const Kvf__MatchReply *reply);
 /* The keys of `count` blocks from `first` on, in the arena `out`; NULL: out of memory. */

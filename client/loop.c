@@ -33,6 +33,7 @@ static void on_work(uv_idle_t *work) {
     client->turn_bytes = 0;
     client->is_cut_short = false;
     bool more = kvf__leases_work(client);
+    more = kvf__jobs_work(client) || more;
     kvf__queue_pump(client);
     if (more || client->is_cut_short || kvf__now_ns() < client->awake_until_ns) return;
     uv_idle_stop(work);
@@ -130,6 +131,7 @@ static void end_everything(kvf_client_t *client) {
     uv_close((uv_handle_t *)&client->deadline_timer, NULL);
     uv_close((uv_handle_t *)&client->work, NULL);
     if (uv_handle_get_type((uv_handle_t *)&client->wake) == UV_ASYNC) uv_close((uv_handle_t *)&client->wake, NULL);
+    kvf__jobs_finish(client); /* they write to the caller's memory */
     uv_run(&client->loop, UV_RUN_DEFAULT);
     if (uv_loop_close(&client->loop)) kvf_log_error("the loop has handles left");
 }

@@ -1,6 +1,6 @@
 /* part.c - one frame of ours and its answer. */
 #define KVF_LOG_MODULE "client"
-#include "client/internal.h"
+#include "client/fused.h"
 
 #include "transport/log.h"
 
@@ -8,8 +8,15 @@
 #include <stdlib.h>
 
 static bool is_counted(const kvf__part_t *part) {
-    return part->type == KVF_FRAME_PUT || part->type == KVF_FRAME_GET || part->type == KVF_FRAME_MATCH ||
-           part->type == KVF_FRAME_DELETE;
+    switch (part->type) {
+    case KVF_FRAME_PUT:
+    case KVF_FRAME_GET:
+    case KVF_FRAME_MATCH:
+    case KVF_FRAME_DELETE:
+    case KVF_FRAME_GET_UNITS:
+    case KVF_FRAME_GET_BASIS: return true;
+    default: return false;
+    }
 }
 
 kvf__part_t *kvf__part_create(kvf_client_t *client, kvf_frame_type_t type, kvf__request_t *request, size_t count,
@@ -52,6 +59,7 @@ static void strike(kvf__part_t *part) {
 static void leave_request(kvf__part_t *part) {
     kvf_client_t *client = part->client;
     kvf__lease_drop(part);
+    if (part->coded) kvf__coded_destroy(part->coded);
     kvf__bounce_give_back(&client->bounce, part->chunk);
     part->chunk = NULL;
     client->flight_bytes[part->request->op] -= part->bytes;
@@ -63,6 +71,8 @@ static void destroy(kvf__part_t *part) {
     strike(part);
     if (part->request) leave_request(part);
     if (part->call) part->call->part = NULL;
+    if (part->units_for) part->units_for->units_part = NULL;
+    if (part->basis) kvf__basis_lost(part->basis);
     free(part);
 }
 
@@ -107,10 +117,19 @@ void kvf__part_abandon(kvf__part_t *part) {
         destroy(part);
         return;
     }
+    kvf__part_forsake(part);
+}
+
+void kvf__part_forsake(kvf__part_t *part) {
     part->is_abandoned = true;
     if (++part->client->num_abandoned >= part->client->max_requests)
         kvf__connection_fail(part->client, KVF_ERR_TIMEOUT, "the daemon answers none of %u requests",
                              part->client->max_requests);
+}
+
+void kvf__part_hold(kvf__part_t *part) {
+    part->is_answered = true;
+    strike(part);
 }
 
 /* ---- answers ---- */
@@ -142,6 +161,10 @@ static void fail(kvf__part_t *part, const Kvf__Error *error) {
         kvf__space_refused(part, failure(error->status), error->text);
     else if (part->type == KVF_FRAME_PING)
         kvf__part_refuse(part, "an error for a ping");
+    else if (part->units_for)
+        kvf__coded_units_refused(part, failure(error->status));
+    else if (part->basis)
+        kvf__basis_failed(part, failure(error->status));
     else
         kvf__part_end(part, failure(error->status));
 }
@@ -168,6 +191,8 @@ static answer_type_t answer_type(kvf_frame_type_t asked) {
     case KVF_FRAME_GET: return (answer_type_t){KVF_FRAME_GET_REPLY, &kvf__get_reply__descriptor};
     case KVF_FRAME_MATCH: return (answer_type_t){KVF_FRAME_MATCH_REPLY, &kvf__match_reply__descriptor};
     case KVF_FRAME_DELETE: return (answer_type_t){KVF_FRAME_DELETE_REPLY, &kvf__keys_reply__descriptor};
+    case KVF_FRAME_GET_UNITS: return (answer_type_t){KVF_FRAME_UNITS_REPLY, &kvf__units_reply__descriptor};
+    case KVF_FRAME_GET_BASIS: return (answer_type_t){KVF_FRAME_BASIS_REPLY, &kvf__basis_reply__descriptor};
     default: return (answer_type_t){KVF_FRAME_PONG, &kvf__ping__descriptor};
     }
 }
@@ -190,11 +215,22 @@ static void dispatch(kvf__part_t *part, const kvf_frame_head_t *head, const void
     case KVF_FRAME_OPEN_SPACE_REPLY: kvf__space_answered(part, body); break;
     case KVF_FRAME_DROP_SPACE_REPLY: kvf__space_drop_answered(part, body); break;
     case KVF_FRAME_GET_REPLY: kvf__get_answered(part, body, payload, head->payload_bytes); break;
+    case KVF_FRAME_UNITS_REPLY: kvf__coded_units_answered(part, body, payload, head->payload_bytes); break;
+    case KVF_FRAME_BASIS_REPLY: kvf__basis_answered(part, body, payload, head->payload_bytes); break;
     case KVF_FRAME_PUT_REPLY:
     case KVF_FRAME_DELETE_REPLY: kvf__keys_answered(part, body); break;
     case KVF_FRAME_MATCH_REPLY: kvf__match_answered(part, body); break;
     default: take_pong(part); break;
     }
+}
+
+static bool may_carry(kvf_frame_type_t type) {
+    return type == KVF_FRAME_GET_REPLY || type == KVF_FRAME_UNITS_REPLY || type == KVF_FRAME_BASIS_REPLY;
+}
+
+/* Whether somebody waits for its answer. */
+static bool is_wanted(const kvf__part_t *part) {
+    return part->request || part->call || part->units_for || part->basis || part->type == KVF_FRAME_OPEN_SPACE;
 }
 
 void kvf__part_answered(kvf_client_t *client, const kvf_frame_head_t *head, const uint8_t *data) {
@@ -208,18 +244,16 @@ void kvf__part_answered(kvf_client_t *client, const kvf_frame_head_t *head, cons
     }
     answer_type_t expected = answer_type(part->type);
     if (head->type == KVF_FRAME_ERROR) expected = (answer_type_t){KVF_FRAME_ERROR, &kvf__error__descriptor};
-    bool may_carry = head->type == KVF_FRAME_GET_REPLY;
     const void *body = NULL;
-    if (head->type == expected.type && (may_carry || !head->payload_bytes))
+    if (head->type == expected.type && (may_carry(head->type) || !head->payload_bytes))
         body = kvf_body_unpack(expected.body, data, head->body_bytes, client->in);
-    bool is_open = part->type == KVF_FRAME_OPEN_SPACE;
-    if (!body && is_open) {
+    if (!body && part->type == KVF_FRAME_OPEN_SPACE) {
         kvf__connection_fail(client, KVF_ERR_PROTOCOL, "the daemon sent an answer that is none");
         return; /* ends with the connection */
     }
     if (!body)
         kvf__part_refuse(part, "an answer that is none");
-    else if (!part->request && !part->call && !is_open)
+    else if (!is_wanted(part))
         drop(part, head, body);
     else
         dispatch(part, head, body, data + head->body_bytes);

@@ -1,5 +1,5 @@
 /* queue.c - which request sends its next part, and when: operations take turns, requests of one go in order. */
-#include "client/internal.h"
+#include "client/fused.h"
 
 #include <stdlib.h>
 
@@ -14,7 +14,8 @@ void kvf__queue_add(kvf__request_t *request, bool first) {
 
 bool kvf__queue_may_fly(const kvf__request_t *request, uint64_t bytes) {
     uint64_t flying = request->client->flight_bytes[request->op];
-    return !flying || flying + bytes <= KVF__FLIGHT_BYTES;
+    bool is_coded = request->op == KVF__OP_GET && request->space->is_fused;
+    return !flying || flying + bytes <= (is_coded ? KVF__FUSED_FLIGHT_BYTES : KVF__FLIGHT_BYTES);
 }
 
 bool kvf__queue_take_turn(kvf_client_t *client, uint64_t bytes) {
@@ -33,7 +34,7 @@ static kvf__sent_t send_next(kvf__request_t *request) {
     }
     switch (request->op) {
     case KVF__OP_PUT: return kvf__put_send(request);
-    case KVF__OP_GET: return kvf__get_send(request);
+    case KVF__OP_GET: return request->space->is_fused ? kvf__fused_get_send(request) : kvf__get_send(request);
     default: return kvf__keys_send(request);
     }
 }
@@ -53,8 +54,9 @@ static bool serve(kvf_client_t *client, unsigned op) {
 }
 
 void kvf__queue_pump(kvf_client_t *client) {
-    unsigned idle = 0; /* operations in a row that could not move */
-    while (idle < KVF__NUM_OPS && client->state == KVF__STATE_READY && client->num_in_flight < client->max_requests) {
+    unsigned idle = 0;       /* operations in a row that could not move */
+    kvf__fused_pump(client); /* what was begun first */
+    while (idle < KVF__NUM_OPS && kvf__may_ask(client)) {
         unsigned op = client->next_queue;
         client->next_queue = (op + 1) % KVF__NUM_OPS;
         idle = serve(client, op) ? 0 : idle + 1;

@@ -1,5 +1,5 @@
 /* request.c - a request's way: submitted, live, ended. */
-#include "client/internal.h"
+#include "client/fused.h"
 
 #include <stdlib.h>
 
@@ -40,14 +40,14 @@ void kvf__request_settle(kvf__request_t *request) {
     complete(request);
 }
 
-/* Abandons the parts that nothing holds. Returns whether UCX still reads the caller's memory for another. */
+/* Abandons the parts that nothing holds; those that are being decoded end by themselves. Returns whether UCX still reads the caller's memory for another. */
 static bool abandon_parts(kvf__request_t *request) {
     bool is_sending = false;
     kvf__part_t *part, *next;
     DL_FOREACH_SAFE(request->parts, part, next) {
         if (part->is_sending)
             is_sending = true;
-        else
+        else if (!kvf__coded_must_wait(part->coded))
             kvf__part_abandon(part);
     }
     return is_sending;

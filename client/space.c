@@ -3,7 +3,7 @@
  * There is one kvf_space_t for each name and layout. A space that was dropped and is opened again with its layout is the
  * same kvf_space_t; with another layout it is a new one, which stands before the old one in the list. */
 #define KVF_LOG_MODULE "client"
-#include "client/internal.h"
+#include "client/fused.h"
 
 #include "transport/log.h"
 
@@ -88,7 +88,19 @@ static bool is_alike(const kvf_space_t *a, const kvf_space_t *b) {
            kvf_policy_compare(&a->policy, &b->policy, why, sizeof(why)) == KVF_OK;
 }
 
-static void opened(kvf_client_t *client, kvf__call_t *call, uint32_t id) {
+/* What the daemon says of an open space. Under another number it is another space. */
+static void take_reply(kvf_space_t *space, const Kvf__OpenSpaceReply *reply) {
+    if (space->id != reply->space) {
+        uint32_t before = space->id;
+        space->id = reply->space;
+        kvf__unit_cache_drop_space(&space->client->units, before);
+        kvf__bases_drop(space);
+    }
+    space->is_fused = reply->is_fused;
+    space->status = KVF_OK;
+}
+
+static void opened(kvf_client_t *client, kvf__call_t *call, const Kvf__OpenSpaceReply *reply) {
     kvf_space_t *asked = call->space, *known = find(client, asked->name);
     if (known && is_alike(known, asked)) {
         known->must_exist = known->must_exist && asked->must_exist;
@@ -99,8 +111,7 @@ static void opened(kvf_client_t *client, kvf__call_t *call, uint32_t id) {
         asked->next = client->spaces;
         client->spaces = asked;
     }
-    call->space->id = id;
-    call->space->status = KVF_OK;
+    take_reply(call->space, reply);
     call->space->is_dropped = false;
     kvf__call_end(client, call, KVF_OK, NULL);
 }
@@ -137,10 +148,9 @@ void kvf__space_answered(kvf__part_t *part, const Kvf__OpenSpaceReply *reply) {
     kvf__part_discard(part);
     map_ahead(client, reply);
     if (call) {
-        opened(client, call, reply->space);
+        opened(client, call, reply);
     } else if (client->state == KVF__STATE_OPENING) {
-        space->id = reply->space;
-        space->status = KVF_OK;
+        take_reply(space, reply);
         kvf__connection_advance(client);
     }
 }

@@ -24,12 +24,16 @@
 
 #include "client/bounce.h"
 #include "client/copy.h"
+#include "client/job.h"
 #include "client/split.h"
+#include "client/units.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 /* A table that cannot grow leaves the new element out (its hh.tbl is NULL) instead of ending the process. */
+#ifndef HASH_NONFATAL_OOM
 #define HASH_NONFATAL_OOM 1
+#endif
 #include <uthash.h>
 #include <utlist.h>
 #include <uv.h>
@@ -39,11 +43,12 @@ enum {
     KVF__NETWORK_PART_BYTES = 4 << 20, /* of a frame's data, unless one block is larger */
     KVF__SHARED_PART_BYTES = 8 << 20,  /* of blocks in a frame through shared memory, unless one is larger */
     KVF__BOUNCE_PARTS = 4, /* a part takes at most this fraction of the bounce ring, unless one block is larger */
-    KVF__FLIGHT_BYTES = 32 << 20,     /* of blocks under way, of puts and of gets each, unless one is larger */
-    KVF__TURN_BYTES = 4 << 20,        /* copied or hashed in one turn of the loop */
-    KVF__RECEIVE_BYTES_MAX = 1 << 30, /* of a frame from the daemon */
-    KVF__SEGMENTS_MAX = 1024,         /* of the daemon, mapped at a time */
-    KVF__AWAKE_NS = 20000,            /* that the loop stays awake after something came */
+    KVF__FLIGHT_BYTES = 32 << 20,       /* of blocks under way, of puts and of gets each, unless one is larger */
+    KVF__FUSED_FLIGHT_BYTES = 64 << 20, /* the same of gets of fused spaces */
+    KVF__TURN_BYTES = 4 << 20,          /* copied or hashed in one turn of the loop */
+    KVF__RECEIVE_BYTES_MAX = 1 << 30,   /* of a frame from the daemon */
+    KVF__SEGMENTS_MAX = 1024,           /* of the daemon, mapped at a time */
+    KVF__AWAKE_NS = 20000,              /* that the loop stays awake after something came */
     KVF__BACKOFF_MIN_MS = 50,
     KVF__BACKOFF_MAX_MS = 2000,
     KVF__REGISTERED_MAX = 1024,
@@ -55,6 +60,8 @@ typedef struct kvf__call kvf__call_t;
 typedef struct kvf__lease kvf__lease_t;
 typedef struct kvf__link kvf__link_t;
 typedef struct kvf__segment kvf__segment_t;
+typedef struct kvf__basis kvf__basis_t;
+typedef struct kvf__coded kvf__coded_t;
 
 /* ---- requests ---- */
 
@@ -86,6 +93,7 @@ struct kvf__request {
     kvf__block_t *blocks;   /* [count] */
     kvf_status_t *statuses; /* [count] the caller's, or `own_statuses`; KVF_IN_PROGRESS until known; NULL for a match */
     kvf_status_t *own_statuses;
+    float *bounds; /* of a get: [count, 2] the caller's, or NULL */
 
     size_t next;        /* first block that was not sent */
     kvf__part_t *parts; /* that were sent and have not ended */
@@ -117,9 +125,14 @@ struct kvf__part {
     uint64_t bytes;      /* counted in client->flight_bytes */
     bool is_sending;     /* UCX may read the caller's memory */
     bool is_answered;
-    bool is_abandoned; /* counted in client->num_abandoned */
-    bool is_lent;      /* the daemon reads the caller's memory */
-    bool is_shared;    /* a get through shared memory */
+    bool is_abandoned;       /* counted in client->num_abandoned */
+    bool is_lent;            /* the daemon reads the caller's memory */
+    bool is_shared;          /* a get through shared memory */
+    bool is_coded;           /* a get of coded blocks */
+    uint32_t space_number;   /* with is_coded: of the space that was asked */
+    kvf__coded_t *coded;     /* of a get: what came and is not decoded yet; owned */
+    kvf__coded_t *units_for; /* of GetUnits: for whom; NULL: nobody any more */
+    kvf__basis_t *basis;     /* of GetBasis: a reference */
     kvf__chunk_t *chunk;
     kvf__lease_t *lease;
     uint64_t sent_ns;
@@ -158,6 +171,8 @@ struct kvf_space {
     uint32_t id;         /* of this connection */
     kvf_status_t status; /* KVF_OK, or why it is not open: dropped, or the daemon would not open it again */
     bool must_exist;     /* the daemon is not to make it */
+    bool is_fused;       /* its blocks may come coded */
+    kvf__basis_t *bases; /* least recently used first */
     bool is_dropped;     /* not opened again by a reconnect */
     kvf_space_t *next;
 };
@@ -254,6 +269,11 @@ struct kvf_client {
     unsigned num_abandoned;              /* of those: nobody waits for them any more, but no answer has come */
     uint64_t flight_bytes[KVF__NUM_OPS]; /* of blocks in parts that were sent and have not ended */
     kvf__lease_t *leases;                /* that are being copied out of, oldest first */
+    kvf__unit_cache_t units;             /* of fused spaces, by the daemon's number of the space */
+    kvf__coded_t *codeds;                /* that are not decoded yet, oldest first */
+    unsigned num_to_ask;                 /* bases and units that wait until the daemon takes one more request */
+    kvf__job_t *jobs;                    /* with KVF_PROGRESS_CALLER: that have not begun, oldest first */
+    unsigned num_jobs;                   /* that have not ended */
     uint64_t turn_bytes;
     bool is_cut_short; /* this turn: something waits for the next */
     uint64_t awake_until_ns;

@@ -144,6 +144,7 @@ static kvf__request_t *create(kvf_space_t *space, const wish_t *wish, const kvf_
                                 .count = wish->count,
                                 .blocks = (kvf__block_t *)(request + 1),
                                 .statuses = statuses,
+                                .bounds = wish->op == KVF__OP_GET && options ? options->bounds : NULL,
                                 .end_status = KVF_OK};
     copy_wish(wish, request);
     if (wish->op == KVF__OP_MATCH) return request;
@@ -153,6 +154,7 @@ static kvf__request_t *create(kvf_space_t *space, const wish_t *wish, const kvf_
         return NULL;
     }
     for (size_t i = 0; i < wish->count; i++) request->statuses[i] = KVF_IN_PROGRESS;
+    if (request->bounds) memset(request->bounds, 0, 2 * wish->count * sizeof(*request->bounds));
     return request;
 }
 

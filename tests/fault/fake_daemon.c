@@ -106,6 +106,7 @@ static void open_space(fake_daemon_t *fake, const kvf_frame_head_t *head, const 
                         kvf_dtype_bytes((kvf_dtype_t)layout->dtype);
     Kvf__OpenSpaceReply reply = KVF__OPEN_SPACE_REPLY__INIT;
     reply.space = 3;
+    reply.is_fused = fake->options.is_fused;
     fake_send(fake, KVF_FRAME_OPEN_SPACE_REPLY, head->request, &reply.base, NULL, 0);
 }
 

@@ -23,6 +23,7 @@ typedef struct fake_options {
     fake_frame_fn on_frame;
     fake_memory_fn on_memory;
     bool with_memory; /* offers a memory socket */
+    bool is_fused;    /* says of its spaces that their blocks may come coded (fake_fused.h) */
     uint64_t max_message_bytes;
     uint32_t max_requests, max_batch, session_timeout_ms;
     uint16_t port; /* 0: any */

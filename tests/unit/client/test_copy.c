@@ -67,3 +67,19 @@ Test(copy, read_and_write_move_all_bytes) {
         cr_assert_arr_eq(target, source, BYTES);
     }
 }
+
+Test(copy, pass_tells_where_bytes_lie_if_in_one_piece) {
+    EACH_CUT(c) {
+        fill();
+        cut(target, cuts[c]);
+        kvf__cursor_t cursor = kvf__cursor_at(pieces), reader = cursor;
+        for (size_t at = 0; at < BYTES; at += 500) {
+            uint8_t *place = kvf__cursor_pass(&cursor, 500);
+            if (cuts[c] < 500) cr_assert_null(place);
+            if (place) cr_assert_eq(place, target + at);
+            if (!at && pieces[0].bytes >= 500) cr_assert_not_null(place);
+            kvf__cursor_write(&reader, source + at, 500);
+            cr_assert(cursor.piece == reader.piece && cursor.used == reader.used);
+        }
+    }
+}
