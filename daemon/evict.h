@@ -1,4 +1,5 @@
-/* evict.h - which record of a space leaves when room is needed. One policy a space, over records of equal size.
+/* evict.h - which record of a space leaves when room is needed. One policy a space, over records of one size;
+ * where what they free differs, kvf_evict_weigh corrects it.
  *
  * Keys of one prompt form a chain: a block is of use only while all before it are there. Both policies therefore let
  * the tail of a chain go before its head: a batch is taken in chain order and queued from its end.
@@ -33,6 +34,7 @@ typedef enum kvf_evict_kind {
 enum {
     KVF_EVICT_PINS_MAX = 1024,    /* pinned records that one search for a victim steps over */
     KVF_EVICT_SETTLED_MAX = 1024, /* touched records that it lets live on */
+    KVF_EVICT_SPARED_MAX = 64,    /* records that it lets live on for the little that they would free */
 };
 #define KVF_EVICT_NONE UINT32_MAX /* no record */
 
@@ -44,6 +46,10 @@ typedef struct kvf_evict_record {
 
 /* Whether the record may leave now; false pins it for this time. Called under the lock, must not call back. */
 typedef bool (*kvf_evict_may_fn)(void *arg, uint32_t id);
+
+/* What the record would free if it left now, in bytes; 0: nothing, as others refer to all that it has. Called under the
+ * lock, must not call back. */
+typedef uint64_t (*kvf_evict_worth_fn)(void *arg, uint32_t id);
 
 typedef struct kvf_evict_stats {
     uint64_t tracked;      /* records that can become victims */
@@ -76,15 +82,22 @@ void kvf_evict_touch(kvf_evict_t *evict, uint32_t id);
 /* A client deleted the record: forgets it without a trace. Harmless for an id that is not tracked. */
 void kvf_evict_remove(kvf_evict_t *evict, uint32_t id);
 
-/* The record `id` goes by another id from now on, one that is not tracked, with its place, key and touches (but for one that comes at this
- * moment). KVF_ERR_NOT_FOUND: it is not tracked. KVF_ERR_NO_MEMORY: nothing changed. */
+/* The record `id` goes by the id `to` from now on, with its place, key and touches (a touch of `id` that comes at this
+ * moment may be lost); `id` is tracked no more, and `to` was not. KVF_ERR_INVALID: `to` is KVF_EVICT_NONE or tracked.
+ * KVF_ERR_NOT_FOUND: `id` is not tracked. KVF_ERR_NO_MEMORY. On failure nothing changed. */
 KVF_MUST_CHECK kvf_status_t kvf_evict_rename(kvf_evict_t *evict, uint32_t id, uint32_t to);
+
+/* From now on victims are weighed by `worth` (NULL: no more, as at first): a record that is to leave, but would free
+ * less than a quarter of what such records free on average, is kept for one more round of its queue, and only once while
+ * nobody reads it. A search keeps at most KVF_EVICT_SPARED_MAX, and finds a victim whatever they weigh. */
+void kvf_evict_weigh(kvf_evict_t *evict, kvf_evict_worth_fn worth, void *arg);
+
 /* Picks the next victim, stops tracking it and returns its id. A record that `may` (NULL: all may) refuses stays
  * tracked and counts as used now, because whoever pins it is using it. KVF_EVICT_NONE: nothing is tracked, or too much
  * is pinned: `may` was asked at most KVF_EVICT_PINS_MAX times, and a next call looks at others. While less than an
- * eighth of that is pinned, one call finds what there is. Touches are settled here, KVF_EVICT_SETTLED_MAX a call, each and
- * each pin in O(1) (s3fifo) or O(log tracked) (lru); behind those the first that may leave does, touched or not, so that
- * a store in which all was touched does not stand still for one search. */
+ * eighth of that is pinned, one call finds what there is. Touches are settled here, KVF_EVICT_SETTLED_MAX a call, each,
+ * each pin and each spared one in O(1) (s3fifo) or O(log tracked) (lru); behind those the first that may leave does,
+ * touched or not, so that a store in which all was touched does not stand still for one search. */
 uint32_t kvf_evict_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg);
 
 void kvf_evict_stats(const kvf_evict_t *evict, kvf_evict_stats_t *out);

@@ -143,6 +143,7 @@ kvf_status_t kvf_evict_insert(kvf_evict_t *evict, const kvf_evict_record_t *reco
         kvf_evict_remove(evict, records[i].id);
         kvf__evict_node_t *node = kvf__evict_node(evict, records[i].id);
         node->key_hash = records[i].key_hash;
+        node->is_spared = false;
         evict->ops->insert(evict, records[i].id, node);
         evict->tracked++;
     }
@@ -163,20 +164,54 @@ void kvf_evict_remove(kvf_evict_t *evict, uint32_t id) {
 }
 
 kvf_status_t kvf_evict_rename(kvf_evict_t *evict, uint32_t id, uint32_t to) {
+    if (to == KVF_EVICT_NONE) return KVF_ERR_INVALID;
     kvf__evict_node_t *node = kvf__evict_node(evict, id);
     if (!node || !node->queue) return KVF_ERR_NOT_FOUND;
     kvf_status_t status = reserve_node(evict, to);
     if (status != KVF_OK) return status;
     kvf__evict_node_t *renamed = kvf__evict_node(evict, to);
-    assert(!renamed->queue);
+    if (renamed->queue) return KVF_ERR_INVALID;
     renamed->key_hash = node->key_hash;
     renamed->queue = node->queue;
+    renamed->is_spared = node->is_spared;
     uint64_t touched = atomic_load_explicit(&node->touched, memory_order_relaxed);
     atomic_store_explicit(&renamed->touched, touched, memory_order_relaxed);
     evict->ops->rename(evict, id, to);
     node->queue = 0;
     return KVF_OK;
 }
+
+/* ---- what a record frees ---- */
+
+/* Measured (README.md): to keep what frees half the mean loses hits, as a block is of no use when one before it in its
+ * chain leaves in its place. */
+enum {
+    WORTH_MEMORY = 64, /* the mean is over about so many */
+    WORTH_SHARE = 4,   /* less than the mean's fourth part is little */
+};
+
+void kvf_evict_weigh(kvf_evict_t *evict, kvf_evict_worth_fn worth, void *arg) {
+    evict->worth = worth;
+    evict->worth_arg = arg;
+    evict->mean_worth = 0;
+}
+
+bool kvf__evict_spare(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node, unsigned *spares) {
+    if (!evict->worth || !*spares || node->is_spared) return false;
+    double worth = (double)evict->worth(evict->worth_arg, id);
+    if (evict->mean_worth == 0) evict->mean_worth = worth;
+    evict->mean_worth += (worth - evict->mean_worth) / WORTH_MEMORY;
+    if (worth * WORTH_SHARE >= evict->mean_worth) return false;
+    node->is_spared = true;
+    --*spares;
+    return true;
+}
+
+uint64_t kvf__evict_pins(const kvf_evict_t *evict) {
+    return KVF_EVICT_PINS_MAX - (evict->worth ? KVF_EVICT_SPARED_MAX : 0);
+}
+
+/* ---- victims ---- */
 
 uint32_t kvf_evict_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) {
     uint32_t id = evict->ops->victim(evict, may, arg);

@@ -19,7 +19,8 @@ typedef struct kvf__evict_node {
     uint64_t key_hash;
     uint32_t newer, older; /* neighbours in the queue (s3fifo) */
     uint32_t slot;         /* place in the heap (lru) */
-    uint32_t queue;        /* 0: not tracked; else what the policy says */
+    uint16_t queue;        /* 0: not tracked; else what the policy says */
+    bool is_spared;        /* was to leave, was kept for the little that it frees, and is not known to be read since */
 } kvf__evict_node_t;
 static_assert(sizeof(kvf__evict_node_t) == 32, "two nodes a cache line");
 
@@ -32,9 +33,8 @@ typedef struct kvf__evict_ops {
                    uint64_t key_hash); /* it is inserted next: asks memory ahead; may be NULL */
     void (*insert)(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node);
     void (*remove)(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node);
-    void (*rename)(kvf_evict_t *evict, uint32_t id,
-                   uint32_t to); /* the nodes are alike but for places in queue or heap */
-    void (*touch)(kvf_evict_t *evict, kvf__evict_node_t *node); /* [any] */
+    void (*rename)(kvf_evict_t *evict, uint32_t id, uint32_t to); /* `to` has all but the place in queue or heap */
+    void (*touch)(kvf_evict_t *evict, kvf__evict_node_t *node);   /* [any] */
     uint32_t (*victim)(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg);
     void (*stats)(const kvf_evict_t *evict, kvf_evict_stats_t *out); /* adds what is its own */
 } kvf__evict_ops_t;
@@ -45,7 +45,10 @@ struct kvf_evict {
     _Atomic(kvf__evict_node_t *) chunks[KVF__EVICT_CHUNKS];
     uint64_t node_bytes;
     uint64_t tracked;
-    void *policy; /* owned by ops */
+    kvf_evict_worth_fn worth; /* NULL: all are worth the same */
+    void *worth_arg;
+    double mean_worth; /* of the records that were weighed last; 0: none yet */
+    void *policy;      /* owned by ops */
 };
 
 extern const kvf__evict_ops_t kvf__evict_s3fifo_ops;
@@ -53,6 +56,11 @@ extern const kvf__evict_ops_t kvf__evict_lru_ops;
 
 /* The node of `id`, NULL if no such id was ever inserted. [any] */
 kvf__evict_node_t *kvf__evict_node(kvf_evict_t *evict, uint32_t id);
+
+/* Whether a record that is to leave is kept for the little that it would free; counts `*spares` down then. */
+bool kvf__evict_spare(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node, unsigned *spares);
+/* Pins that one search steps over: who is spared was asked about as well. */
+uint64_t kvf__evict_pins(const kvf_evict_t *evict);
 
 /* A FIFO of nodes, linked by their ids. */
 typedef struct kvf__evict_queue {

@@ -117,7 +117,9 @@ static void lru_rename(kvf_evict_t *evict, uint32_t id, uint32_t to) {
 
 static uint32_t lru_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) {
     lru_t *lru = evict->policy;
-    uint64_t pins = lru->count < KVF_EVICT_PINS_MAX ? lru->count : KVF_EVICT_PINS_MAX;
+    unsigned spares = KVF_EVICT_SPARED_MAX;
+    uint64_t pins = lru->count * (evict->worth ? 2 : 1); /* behind all that are spared come the pinned ones again */
+    if (pins > kvf__evict_pins(evict)) pins = kvf__evict_pins(evict);
     /* Every record may have been touched: what is left unsettled then is the oldest by the stamps known so far. */
     uint64_t settles = KVF_EVICT_SETTLED_MAX;
     while (pins) {
@@ -125,12 +127,16 @@ static uint32_t lru_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) 
         kvf__evict_node_t *node = kvf__evict_node(evict, id);
         if (settles && stamp_of(node) != lru->heap[0].key) {
             settles--;
-        } else if (!may || may(arg, id)) {
+            node->is_spared = false;
+        } else if (may && !may(arg, id)) {
+            lru_touch(evict, node);
+            node->is_spared = false;
+            pins--;
+        } else if (kvf__evict_spare(evict, id, node, &spares)) {
+            lru_touch(evict, node);
+        } else {
             cut(evict, 0);
             return id;
-        } else {
-            lru_touch(evict, node);
-            pins--;
         }
         sink(evict, 0, (item_t){.key = stamp_of(node), .id = id});
     }

@@ -66,7 +66,7 @@ static void move_share(kvf_evict_t *evict, double records) {
 
 static void push(kvf_evict_t *evict, uint32_t id, kvf__evict_node_t *node, uint32_t queue) {
     s3fifo_t *s3 = evict->policy;
-    node->queue = queue;
+    node->queue = (uint16_t)queue;
     kvf__evict_queue_push(evict, queue == SMALL ? &s3->small : &s3->main, id);
 }
 
@@ -113,59 +113,62 @@ typedef struct search {
     void *arg;
     uint64_t pins;    /* of the queue at hand */
     uint64_t settles; /* of the whole search */
+    unsigned spares;  /* of the whole search */
+    unsigned spare_rounds;
 } search_t;
 
-/* Whether a touched record may live on for it. */
-static bool settle(search_t *search, uint64_t touched) {
-    if (!touched || !search->settles) return false;
-    search->settles--;
-    return true;
+typedef enum verdict { LEAVES, IS_TOUCHED, IS_PINNED, IS_SPARED } verdict_t;
+
+/* Of the record that is the oldest of its queue. */
+static verdict_t judge(kvf_evict_t *evict, search_t *search, uint32_t id, kvf__evict_node_t *node, uint64_t touched) {
+    if (touched && search->settles) {
+        search->settles--;
+        node->is_spared = false;
+        return IS_TOUCHED;
+    }
+    if (search->may && !search->may(search->arg, id)) {
+        search->pins--;
+        node->is_spared = false;
+        return IS_PINNED;
+    }
+    return kvf__evict_spare(evict, id, node, &search->spares) ? IS_SPARED : LEAVES;
 }
 
-static bool is_pinned(search_t *search, uint32_t id) {
-    if (!search->may || search->may(search->arg, id)) return false;
-    search->pins--;
-    return true;
-}
-
-/* One round at most: whatever is pushed back was pinned. */
+/* One round at most, as whatever is pushed back was pinned; and one more for what was spared. */
 static uint32_t victim_of_small(kvf_evict_t *evict, search_t *search) {
     s3fifo_t *s3 = evict->policy;
-    for (uint64_t left = s3->small.count; left && search->pins; left--) {
+    uint64_t left = s3->small.count * (1 + search->spare_rounds);
+    for (; left && s3->small.count && search->pins; left--) {
         uint32_t id = s3->small.oldest;
         kvf__evict_node_t *node = kvf__evict_node(evict, id);
-        bool goes_on = settle(search, atomic_load_explicit(&node->touched, memory_order_relaxed));
-        bool pinned = !goes_on && is_pinned(search, id);
+        verdict_t verdict = judge(evict, search, id, node, atomic_load_explicit(&node->touched, memory_order_relaxed));
         kvf__evict_queue_cut(evict, &s3->small, id);
-        if (goes_on) {
-            atomic_store_explicit(&node->touched, 0, memory_order_relaxed);
-            push(evict, id, node, MAIN);
-        } else if (pinned) {
-            push(evict, id, node, SMALL);
-        } else {
+        if (verdict == LEAVES) {
             kvf__evict_ghost_push(s3->ghost_small, node->key_hash, GHOST_SMALL_ROOM * evict->tracked);
             return id;
         }
+        if (verdict == IS_TOUCHED) atomic_store_explicit(&node->touched, 0, memory_order_relaxed);
+        push(evict, id, node, verdict == IS_TOUCHED ? MAIN : SMALL);
     }
     return KVF_EVICT_NONE;
 }
 
-/* As many rounds as touches can have bought, and one for the pins. */
+/* As many rounds as touches can have bought, one for the pins, and one for what was spared. */
 static uint32_t victim_of_main(kvf_evict_t *evict, search_t *search) {
     s3fifo_t *s3 = evict->policy;
-    for (uint64_t left = s3->main.count * (TOUCHES_MAX + 1); left && search->pins; left--) {
+    for (uint64_t left = s3->main.count * (TOUCHES_MAX + 1 + search->spare_rounds); left && search->pins; left--) {
         uint32_t id = s3->main.oldest;
         kvf__evict_node_t *node = kvf__evict_node(evict, id);
         uint64_t touched = atomic_load_explicit(&node->touched, memory_order_relaxed);
-        bool stays = settle(search, touched);
-        bool pinned = !stays && is_pinned(search, id);
+        verdict_t verdict = judge(evict, search, id, node, touched);
         kvf__evict_queue_cut(evict, &s3->main, id);
-        if (!stays && !pinned) {
+        if (verdict == LEAVES) {
             kvf__evict_ghost_push(s3->ghost_main, node->key_hash, GHOST_MAIN_ROOM * evict->tracked);
             return id;
         }
         /* A pinned one counts as used, so that the next rounds do not ask for it again. */
-        atomic_store_explicit(&node->touched, pinned ? TOUCHES_MAX : touched - 1, memory_order_relaxed);
+        if (verdict == IS_TOUCHED) atomic_store_explicit(&node->touched, touched - 1, memory_order_relaxed);
+        if (verdict == IS_PINNED) atomic_store_explicit(&node->touched, TOUCHES_MAX, memory_order_relaxed);
         push(evict, id, node, MAIN);
     }
     return KVF_EVICT_NONE;
@@ -173,18 +176,22 @@ static uint32_t victim_of_main(kvf_evict_t *evict, search_t *search) {
 
 static uint32_t s3fifo_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) {
     const s3fifo_t *s3 = evict->policy;
-    enum {
-        PINS = KVF_EVICT_PINS_MAX / 3
-    }; /* each walk has its own: a small queue full of them must not hide the main queue */
-    search_t search = {.may = may, .arg = arg, .pins = PINS, .settles = KVF_EVICT_SETTLED_MAX};
+    /* Each walk has its own pins: a small queue full of them must not hide the main queue. */
+    const uint64_t pins = kvf__evict_pins(evict) / 3;
+    search_t search = {.may = may,
+                       .arg = arg,
+                       .pins = pins,
+                       .settles = KVF_EVICT_SETTLED_MAX,
+                       .spares = KVF_EVICT_SPARED_MAX,
+                       .spare_rounds = evict->worth ? 1 : 0};
     uint32_t id = KVF_EVICT_NONE;
     bool small_is_over = (double)s3->small.count > s3->small_share * (double)evict->tracked;
     if (!small_is_over) id = victim_of_main(evict, &search);
     if (id != KVF_EVICT_NONE) return id;
-    search.pins = PINS;
+    search.pins = pins;
     id = victim_of_small(evict, &search);
     if (id != KVF_EVICT_NONE) return id;
-    search.pins = PINS;
+    search.pins = pins;
     return victim_of_main(evict, &search); /* the small queue may just have filled it */
 }
 

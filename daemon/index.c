@@ -34,7 +34,8 @@ kvf_status_t kvf_index_create(uint32_t max_keys, kvf_record_free_fn on_free, voi
     if (getrandom(index->secret, sizeof(index->secret), 0) != sizeof(index->secret)) goto err_index;
     status = map_directory(index);
     if (status) goto err_index;
-    status = kvf__arena_init(&index->records, index, sizeof(kvf_record_t), 2 * (uint64_t)max_keys);
+    /* Each may have a long key, and so a tail. */
+    status = kvf__arena_init(&index->records, index, sizeof(kvf_record_t), 2 * kvf__records_max(max_keys));
     if (status) goto err_directory;
     /* One table is built beside the live ones, and one waits. */
     status = kvf__arena_init(&index->tables, index, sizeof(kvf__table_t), (UINT64_C(1) << index->max_depth) + 2);
@@ -81,18 +82,35 @@ uint64_t kvf_index_bytes(const kvf_index_t *index) {
 
 /* Adds a reference to a record that is what `key` was proven to be at `stamp`. */
 static bool take_reference(kvf_record_t *record, uint64_t stamp) {
-    uint32_t refs = atomic_load_explicit(&record->refs, memory_order_relaxed);
-    do {
+    uint32_t refs = atomic_load_explicit(&record->refs, memory_order_acquire);
+    do { /* acquire: who finds none left also finds what took the record's place before its last one went */
         if (refs == 0 || refs == UINT32_MAX) return false;
     } while (!atomic_compare_exchange_weak_explicit(&record->refs, &refs, refs + 1, memory_order_acquire,
-                                                    memory_order_relaxed));
+                                                    memory_order_acquire));
     if (atomic_load_explicit(&record->stamp, memory_order_acquire) == stamp) return true;
     kvf_record_unref(record);
     return false;
 }
 
-/* The first record behind the tag that is linked, readable or in `state` too, and has the key; with one reference more
- * if `acquire`. */
+/* The record behind `entry`, which was read at `at`, if it is readable or in `state` too and has the key; with one
+ * reference more if `acquire`. One that does not fit is taken for an answer only if neither the entry nor the record's
+ * stamp changed while it was looked at: another may have taken its place, also one of the same id in its next life. */
+static kvf_record_t *try_entry(const kvf_index_t *index, const _Atomic uint64_t *at, uint64_t entry,
+                               const kvf_key_t *key, kvf__state_t state, bool acquire) {
+    const uint64_t tag = entry >> 32;
+    while (entry >> 32 == tag && (uint32_t)entry) {
+        kvf_record_t *record = kvf__record_at(index, (uint32_t)entry);
+        uint64_t before = atomic_load_explicit(&record->stamp, memory_order_acquire);
+        uint64_t stamp = kvf__record_peek(index, record, key, KVF__READABLE, state);
+        if (stamp && (!acquire || take_reference(record, stamp))) return record;
+        uint64_t now = atomic_load_explicit(at, memory_order_acquire);
+        if (now == entry && atomic_load_explicit(&record->stamp, memory_order_relaxed) == before) return NULL;
+        entry = now;
+    }
+    return NULL;
+}
+
+/* The first such record behind the tag. */
 static kvf_record_t *search_table(const kvf_index_t *index, const kvf__table_t *table, uint32_t tag,
                                   const kvf_key_t *key, kvf__state_t state, bool acquire) {
     unsigned bucket = kvf__bucket(tag);
@@ -102,11 +120,8 @@ static kvf_record_t *search_table(const kvf_index_t *index, const kvf__table_t *
             uint64_t entry = atomic_load_explicit(&table->entries[bucket][i], memory_order_acquire);
             if (entry == KVF__ENTRY_EMPTY) last = true;
             if (entry >> 32 != tag || !(uint32_t)entry) continue;
-            kvf_record_t *record = kvf__record_at(index, (uint32_t)entry);
-            uint64_t stamp = kvf__record_peek(index, record, key, KVF__READABLE, state);
-            if (stamp && (!acquire || take_reference(record, stamp))) return record;
-            /* another record may have taken its place since the entry was read */
-            if (atomic_load_explicit(&table->entries[bucket][i], memory_order_acquire) != entry) i--;
+            kvf_record_t *record = try_entry(index, &table->entries[bucket][i], entry, key, state, acquire);
+            if (record) return record;
         }
     }
     return NULL;
@@ -149,15 +164,19 @@ static void add_to_count(kvf_index_t *index, uint32_t more) {
     atomic_store_explicit(&index->count, count + more, memory_order_relaxed);
 }
 
-/* Whether one more record may be. */
-static kvf_status_t check_limit(const kvf_index_t *index) {
+static uint32_t records_in_use(const kvf_index_t *index) {
     uint32_t back = (uint32_t)(atomic_load_explicit(&index->returned, memory_order_relaxed) >> 32);
-    if (index->records_out - back < index->max_keys) return KVF_OK;
+    return index->records_out - back;
+}
+
+/* Whether one more key may be. */
+static kvf_status_t check_limit(const kvf_index_t *index) {
+    if (records_in_use(index) < index->max_keys) return KVF_OK;
     return kvf_index_count(index) < index->max_keys ? KVF_ERR_BUSY : KVF_ERR_NO_SPACE;
 }
 
-/* A record for the key that nobody knows yet. NULL: no memory. */
-static kvf_record_t *make_record(kvf_index_t *index, const kvf_key_t *key, uint64_t hash, uint32_t *id) {
+/* A pending record for the key, which nobody knows yet, with `refs` references. NULL: no memory. */
+static kvf_record_t *make_record(kvf_index_t *index, const kvf_key_t *key, uint64_t hash, uint32_t refs, uint32_t *id) {
     uint32_t tail = KVF_RECORD_NONE;
     *id = kvf__slot_take(index);
     if (!*id) return NULL;
@@ -176,7 +195,9 @@ static kvf_record_t *make_record(kvf_index_t *index, const kvf_key_t *key, uint6
     kvf__record_set_key(index, record, key, tail);
     atomic_store_explicit(&record->stamp, kvf__stamp(++index->generation, key->num_bytes, KVF__PENDING),
                           memory_order_release);
-    atomic_store_explicit(&record->refs, 2, memory_order_release); /* the index's and the caller's */
+    /* Last, and once: a late reader of the record that was here before may add one of his own from now on. */
+    atomic_store_explicit(&record->refs, refs, memory_order_release);
+    index->records_out++;
     return record;
 }
 
@@ -194,36 +215,35 @@ kvf_status_t kvf_index_insert(kvf_index_t *index, const void *key, size_t key_by
     status = kvf__index_make_room(index, tag, &table);
     if (status) return status;
     uint32_t id;
-    record = make_record(index, &asked, hash, &id);
+    record = make_record(index, &asked, hash, 2, &id); /* the index's and the caller's */
     if (!record) return KVF_ERR_NO_MEMORY;
-    index->records_out++;
     add_to_count(index, 1);
     kvf__table_add(table, tag, id);
     *out = record;
     return KVF_OK;
 }
 
-kvf_status_t kvf_index_prepare(kvf_index_t *index, const kvf_record_t *record, kvf_record_t **out) {
+kvf_status_t kvf_index_prepare(kvf_index_t *index, const kvf_record_t *old, kvf_record_t **out) {
+    *out = NULL;
+    if (records_in_use(index) >= kvf__records_max(index->max_keys)) return KVF_ERR_BUSY;
     uint8_t bytes[KVF_INDEX_KEY_BYTES_MAX];
-    const kvf_key_t key = {bytes, kvf__record_key(index, record, bytes)};
+    const kvf_key_t key = {bytes, kvf__record_key(index, old, bytes)};
     uint32_t id;
-    *out = make_record(index, &key, record->hash, &id);
-    if (!*out) return KVF_ERR_NO_MEMORY;
-    index->records_out++;
-    atomic_store_explicit(&(*out)->refs, 1, memory_order_release); /* the index has none yet */
-    return KVF_OK;
+    *out = make_record(index, &key, old->hash, 1, &id); /* the caller's; the index does not know it yet */
+    return *out ? KVF_OK : KVF_ERR_NO_MEMORY;
 }
 
-bool kvf_index_replace(kvf_index_t *index, kvf_record_t *record, kvf_record_t *by) {
-    if (state_of(record) != KVF__READABLE) return false;
-    const uint32_t tag = kvf__tag(record->hash);
-    kvf_record_ref(by);
-    set_state(by, KVF__READABLE);
-    bool found = kvf__table_swap(kvf__index_table(index, tag), tag, kvf_record_id(record), kvf_record_id(by));
+bool kvf_index_replace(kvf_index_t *index, kvf_record_t *old, kvf_record_t *record) {
+    assert(state_of(record) == KVF__PENDING);
+    if (state_of(old) != KVF__READABLE) return false;
+    const uint32_t tag = kvf__tag(old->hash);
+    kvf_record_ref(record);
+    set_state(record, KVF__READABLE); /* before the swap: who finds it in the entry may have it */
+    bool found = kvf__table_swap(kvf__index_table(index, tag), tag, kvf_record_id(old), kvf_record_id(record));
     assert(found);
     (void)found;
-    set_state(record, KVF__GONE); /* after the swap: who finds it gone finds the other in its place */
-    kvf_record_unref(record);
+    set_state(old, KVF__GONE); /* after the swap: who finds it gone finds the other in the entry */
+    kvf_record_unref(old);
     return true;
 }
 

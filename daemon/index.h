@@ -3,12 +3,13 @@
  * Life of a record:
  *
  *   insert ------> pending ------> readable ------> gone ------> (last reference drops) ------> recycled
- *                     |   publish      | unlink, evict               on_free
+ *                     |   publish,     | unlink, evict, replaced     on_free
+ *   prepare ----------+   replace      |
  *                     +----------------+---- unlink (a put that failed)
  *
- * The index itself holds one reference from insert to unlink or evict. A record's memory is never unmapped
- * while the index lives, its place (the pointer and the id) never changes, and its key, hash and generation stand still
- * while anyone holds a reference.
+ * The index itself holds one reference from insert or replace to unlink, evict or another replace. A record's memory
+ * is never unmapped while the index lives, its place (the pointer and the id) never changes, and its key, hash and
+ * generation stand still while anyone holds a reference.
  *
  * Threads: calls marked [any thread] take no lock and never wait: not for a writer, not for memory. Calls marked
  * [writer lock] change the index: one at a time, under the mutex of the space. */
@@ -55,9 +56,9 @@ typedef struct kvf_record {
  * not call into the index. */
 typedef void (*kvf_record_free_fn)(void *arg, kvf_record_t *record);
 
-/* Makes an empty index for at most `max_keys` records (1…KVF_INDEX_KEYS_MAX), those that are gone but still referenced
- * included. Memory is taken as keys come. `on_free` may be NULL. `*out` is owned by the caller.
- * KVF_ERR_INVALID, KVF_ERR_NO_MEMORY, KVF_ERR_IO (no random seed). [any thread] */
+/* Makes an empty index for at most `max_keys` records (1…KVF_INDEX_KEYS_MAX), those that are gone but still
+ * referenced included (and a few more for kvf_index_prepare). Memory is taken as keys come. `on_free` may be NULL.
+ * `*out` is owned by the caller. KVF_ERR_INVALID, KVF_ERR_NO_MEMORY, KVF_ERR_IO (no random seed). [any thread] */
 kvf_status_t kvf_index_create(uint32_t max_keys, kvf_record_free_fn on_free, void *arg,
                               kvf_index_t **out) KVF_MUST_CHECK;
 /* Frees everything, records included, without on_free. Nobody may be in a call or hold a
@@ -111,13 +112,18 @@ kvf_status_t kvf_index_insert(kvf_index_t *index, const void *key, size_t key_by
 /* pending -> readable. The caller holds a reference and the record is pending. [writer lock] */
 void kvf_index_publish(kvf_index_t *index, kvf_record_t *record);
 
-/* Makes a pending record of the same key as `record`, which the caller holds and which is in the index or was: not in the table yet, to be given to
- * kvf_index_replace (or just dropped). `*out` comes with a reference of the caller's own. May exceed max_keys, by as many as there are at a time.
- * KVF_ERR_NO_MEMORY. [writer lock] */
-kvf_status_t kvf_index_prepare(kvf_index_t *index, const kvf_record_t *record, kvf_record_t **out) KVF_MUST_CHECK;
-/* Puts the prepared record `by` in the place of `record`: every reader finds the one or the other. The index drops its reference to `record` and
- * takes one to `by`, which is readable then. False: `record` was not readable any more, and nothing changed. The caller holds both. [writer lock] */
-bool kvf_index_replace(kvf_index_t *index, kvf_record_t *record, kvf_record_t *by);
+/* Makes a pending record with the key and hash of `old`, which the caller holds or knows to be in the index. It is
+ * not in the index, so that no call finds it and none but kvf_index_replace may be given it; its store's fields are
+ * the caller's to write. `*out` comes with the caller's reference, the only one: to drop that without a replace ends
+ * it, by on_free. Works also when max_keys are in the index: an eighth of them and 64 records may be in use beyond.
+ * KVF_ERR_BUSY: they are, gone and still referenced for the most part. KVF_ERR_NO_MEMORY. Unless KVF_OK, `*out` is
+ * NULL. [writer lock] */
+kvf_status_t kvf_index_prepare(kvf_index_t *index, const kvf_record_t *old, kvf_record_t **out) KVF_MUST_CHECK;
+/* Makes a prepared record readable in the place of `old`, whose key it has: a reader finds the one or the other,
+ * never neither. The index takes a reference to `record`, beside the caller's, and drops its own to `old`, which is
+ * gone then. False: `old` was not readable any more (unlinked, evicted, replaced), and nothing changed. The caller
+ * holds both. [writer lock] */
+bool kvf_index_replace(kvf_index_t *index, kvf_record_t *old, kvf_record_t *record);
 
 /* Takes a record out, pending or readable, and drops the index's reference. False: it was not in the index any more.
  * The caller holds a reference, or knows the record to be in the index. [writer lock] */

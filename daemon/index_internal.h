@@ -18,11 +18,12 @@
  *
  * Readers and the writer. The writer changes a table in place by single stores only (an entry appears or goes); to
  * split a table or to clear its tombs it builds new tables aside, sets the pointers, and then retires the old one by
- * its stamp. A hit is proven by the record alone. A miss is proven by the table's stamp: live, of the right suffix, and
- * the same before and after the search; if not, another table is in place already, and the reader starts over. Readers
- * thus retry, but never wait. A record that takes another's place stands in its entry before that one is gone: who meets a record
- * that is gone looks at the entry again. Data under a stamp is stored by release and loaded by acquire, so that who sees new data
- * sees the new stamp as well; there are no fences, which thread sanitizers cannot follow. */
+ * its stamp. A hit is proven by the record alone. A miss is proven by the table's stamp: live, of the right suffix,
+ * and the same before and after the search; if not, another table is in place already, and the reader starts over.
+ * Readers thus retry, but never wait. A record that replaces another is readable, and stands in its entry, before
+ * that one is gone: who meets a record that does not fit looks again, and is sure of a miss only if entry and record
+ * have not changed. Data under a stamp is stored by release and loaded by acquire, so that who sees new data sees the
+ * new stamp as well; there are no fences, which thread sanitizers cannot follow. */
 #ifndef KVF_DAEMON_INDEX_INTERNAL_H
 #define KVF_DAEMON_INDEX_INTERNAL_H
 
@@ -126,6 +127,9 @@ struct kvf_index {
     _Alignas(64) _Atomic uint64_t returned; /* stack of records by record.link: its length << 32 | id of the top */
 };
 
+/* Records that may be in use: those of the keys, prepared ones, and replaced ones that are still held. */
+static inline uint64_t kvf__records_max(uint32_t max_keys) { return (uint64_t)max_keys + max_keys / 8 + 64; }
+
 static inline kvf_record_t *kvf__record_at(const kvf_index_t *index, uint32_t id) {
     unsigned char *chunk = atomic_load_explicit(&index->records.chunks[id >> KVF__RECORD_SHIFT], memory_order_acquire);
     return (kvf_record_t *)(void *)chunk + (id & ((1u << KVF__RECORD_SHIFT) - 1));
@@ -148,7 +152,8 @@ void kvf__record_recycle(kvf_record_t *record);
 /* Whether the record has this key of more than KVF__LONG_KEY_BYTES, if its stamp is `stamp` still. [any thread] */
 bool kvf__record_has_long_key(const kvf_index_t *index, const kvf_record_t *record, uint64_t stamp,
                               const kvf_key_t *key);
-/* The key of a record that stands still, into `bytes` [KVF_INDEX_KEY_BYTES_MAX]. Returns its length. [any thread] */
+/* Copies the key of a record that the caller holds into `bytes` [KVF_INDEX_KEY_BYTES_MAX], padded with zeros. Returns
+ * its length. [any thread] */
 size_t kvf__record_key(const kvf_index_t *index, const kvf_record_t *record, uint8_t *bytes);
 /* `tail` is a slot for the rest of a long key, else KVF_RECORD_NONE. [writer lock] */
 void kvf__record_set_key(kvf_index_t *index, kvf_record_t *record, const kvf_key_t *key, uint32_t tail);
@@ -209,10 +214,10 @@ static inline kvf__table_t *kvf__index_table(const kvf_index_t *index, uint32_t 
 /* Puts `id` in, for a tag that the table covers. The caller knows that the id is not in yet and that there is room.
  * [writer lock], or nobody else knows the table. */
 void kvf__table_add(kvf__table_t *table, uint32_t tag, uint32_t id);
-/* Puts `by` where `id` is, by one store. False: it is not in. [writer lock] */
-bool kvf__table_swap(kvf__table_t *table, uint32_t tag, uint32_t id, uint32_t by);
 /* Takes the entry out. False: it is not in. [writer lock] */
 bool kvf__table_take_out(kvf__table_t *table, uint32_t tag, uint32_t id);
+/* Puts `by` where `id` is, by one store. False: it is not in. [writer lock] */
+bool kvf__table_swap(kvf__table_t *table, uint32_t tag, uint32_t id, uint32_t by);
 /* The table for `tag`, with room for one more: splits and clears tables as needed, a bounded number of times. KVF_OK,
  * KVF_ERR_NO_MEMORY, KVF_ERR_NO_SPACE: the hashes of a full table do not differ. [writer lock] */
 kvf_status_t kvf__index_make_room(kvf_index_t *index, uint32_t tag, kvf__table_t **out) KVF_MUST_CHECK;

@@ -25,36 +25,35 @@ void kvf__table_add(kvf__table_t *table, uint32_t tag, uint32_t id) {
     assert(false); /* the caller made room */
 }
 
-bool kvf__table_take_out(kvf__table_t *table, uint32_t tag, uint32_t id) {
+/* Where the entry is; NULL: nowhere. `*last` says whether its bucket has an empty one, so that nothing overflowed. */
+static _Atomic uint64_t *find_entry(kvf__table_t *table, uint32_t tag, uint32_t id, bool *last) {
     const uint64_t entry = (uint64_t)tag << 32 | id;
     unsigned bucket = kvf__bucket(tag);
     for (unsigned n = 0; n < KVF__BUCKETS; n++, bucket = kvf__next_bucket(bucket)) {
-        const bool last = has_empty(table, bucket);
-        for (unsigned i = 0; i < KVF__BUCKET_ENTRIES; i++) {
-            if (load(&table->entries[bucket][i]) != entry) continue;
-            table->live--;
-            table->used -= last;
-            atomic_store_explicit(&table->entries[bucket][i], last ? KVF__ENTRY_EMPTY : KVF__ENTRY_TOMB,
-                                  memory_order_release);
-            return true;
-        }
-        if (last) return false;
+        *last = has_empty(table, bucket);
+        for (unsigned i = 0; i < KVF__BUCKET_ENTRIES; i++)
+            if (load(&table->entries[bucket][i]) == entry) return &table->entries[bucket][i];
+        if (*last) return NULL;
     }
-    return false;
+    return NULL;
+}
+
+bool kvf__table_take_out(kvf__table_t *table, uint32_t tag, uint32_t id) {
+    bool last;
+    _Atomic uint64_t *at = find_entry(table, tag, id, &last);
+    if (!at) return false;
+    table->live--;
+    table->used -= last;
+    atomic_store_explicit(at, last ? KVF__ENTRY_EMPTY : KVF__ENTRY_TOMB, memory_order_release);
+    return true;
 }
 
 bool kvf__table_swap(kvf__table_t *table, uint32_t tag, uint32_t id, uint32_t by) {
-    const uint64_t entry = (uint64_t)tag << 32 | id;
-    unsigned bucket = kvf__bucket(tag);
-    for (unsigned n = 0; n < KVF__BUCKETS; n++, bucket = kvf__next_bucket(bucket)) {
-        for (unsigned i = 0; i < KVF__BUCKET_ENTRIES; i++) {
-            if (load(&table->entries[bucket][i]) != entry) continue;
-            atomic_store_explicit(&table->entries[bucket][i], (uint64_t)tag << 32 | by, memory_order_release);
-            return true;
-        }
-        if (has_empty(table, bucket)) return false;
-    }
-    return false;
+    bool last;
+    _Atomic uint64_t *at = find_entry(table, tag, id, &last);
+    if (!at) return false;
+    atomic_store_explicit(at, (uint64_t)tag << 32 | by, memory_order_release);
+    return true;
 }
 
 /* ---- tables that come and go ---- */

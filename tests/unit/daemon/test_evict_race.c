@@ -1,4 +1,4 @@
-/* Touches from other threads while the space inserts and evicts. A plain program: Criterion does not run under
+/* Touches from other threads while the space inserts, renames and evicts. A plain program: Criterion does not run under
  * ThreadSanitizer. */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,7 +17,7 @@ typedef struct toucher {
 
 static void *touch_until_stopped(void *arg) {
     toucher_t *toucher = arg;
-    while (!atomic_load(toucher->stop)) kvf_evict_touch(toucher->evict, (uint32_t)rand_r(&toucher->random) % IDS);
+    while (!atomic_load(toucher->stop)) kvf_evict_touch(toucher->evict, (uint32_t)rand_r(&toucher->random) % (2 * IDS));
     return NULL;
 }
 
@@ -38,6 +38,10 @@ static bool insert_and_evict(kvf_evict_t *evict) {
         if (kvf_evict_insert(evict, &record, 1) != KVF_OK) return false;
         count += !held[record.id];
         held[record.id] = true;
+        if (i % 5 == 4) { /* there and back */
+            if (kvf_evict_rename(evict, record.id, IDS + record.id) != KVF_OK) return false;
+            if (kvf_evict_rename(evict, IDS + record.id, record.id) != KVF_OK) return false;
+        }
         if (i % 3 == 2) {
             uint32_t victim = kvf_evict_victim(evict, NULL, NULL);
             if (victim >= IDS || !held[victim]) return false;

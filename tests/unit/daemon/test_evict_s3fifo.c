@@ -261,30 +261,3 @@ Test(evict_s3fifo, a_search_settles_so_many_touches_and_then_takes_what_it_meets
     cr_assert_eq(stats_of(evict).probation, SIZE - KVF_EVICT_SETTLED_MAX - 1, "one search moved so many to main");
     kvf_evict_destroy(evict);
 }
-
-Test(evict, a_renamed_record_keeps_its_place_and_touches) {
-    enum { COUNT = 50 };
-    for (kvf_evict_kind_t kind = (kvf_evict_kind_t)0; kind < KVF_EVICT_KINDS; kind = (kvf_evict_kind_t)(kind + 1)) {
-        kvf_evict_t *one = NULL, *other = NULL;
-        cr_assert_eq(kvf_evict_create(kind, &one), KVF_OK);
-        cr_assert_eq(kvf_evict_create(kind, &other), KVF_OK);
-        for (uint32_t id = 0; id < COUNT; id++) {
-            insert(one, id, id);
-            insert(other, id, id);
-        }
-        for (uint32_t id = 0; id < COUNT; id += 3) {
-            kvf_evict_touch(one, id);
-            kvf_evict_touch(other, id);
-        }
-        cr_assert_eq(kvf_evict_rename(other, COUNT + 5000, 3), KVF_ERR_NOT_FOUND);
-        for (uint32_t id = 0; id < COUNT; id++) cr_assert_eq(kvf_evict_rename(other, id, 5000 + id), KVF_OK);
-        cr_assert_eq(stats_of(other).tracked, COUNT);
-        for (uint32_t i = 0; i < COUNT; i++) {
-            uint32_t id = kvf_evict_victim(one, NULL, NULL);
-            cr_assert_eq(kvf_evict_victim(other, NULL, NULL), 5000 + id, "%s: victim %u", kvf_evict_kind_name(kind), i);
-        }
-        cr_assert_eq(kvf_evict_victim(other, NULL, NULL), KVF_EVICT_NONE);
-        kvf_evict_destroy(one);
-        kvf_evict_destroy(other);
-    }
-}

@@ -437,6 +437,17 @@ static void model_hold(kvf_index_t *index, model_t *model, uint32_t n, const kvf
     model->held[hand].generation = kvf_record_generation(record);
 }
 
+static void model_replace(kvf_index_t *index, model_t *model, uint32_t n, const kvf_key_t *key) {
+    kvf_record_t *old = kvf_index_acquire(index, key->bytes, key->num_bytes), *record;
+    cr_assert_eq(old != NULL, model->states[n] == READABLE);
+    if (!old) return;
+    cr_assert_eq(kvf_index_prepare(index, old, &record), KVF_OK);
+    record->slot = model->slots[n] = ++model->slot;
+    cr_assert(kvf_index_replace(index, old, record));
+    kvf_record_unref(old);
+    kvf_record_unref(record);
+}
+
 Test(index, random_operations_agree_with_a_model) {
     enum { KEYS = 2000, OPERATIONS = 400000 };
     kvf_index_t *index = make_index(1500);
@@ -455,6 +466,7 @@ Test(index, random_operations_agree_with_a_model) {
         case 4: model_hold(index, &model, n, &key, (unsigned)(random >> 40) % 50); break;
         case 5: cr_assert_eq(kvf_index_match(index, &key, 1), model.states[n] == READABLE); break;
         default:
+            if (random >> 60 > 11) model_replace(index, &model, n, &key);
             if (random >> 60 > 3) break;
             cr_assert_eq(remove_key(index, key.bytes, key.num_bytes), model.states[n] == READABLE);
             model.present -= model.states[n] == READABLE;
