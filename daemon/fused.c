@@ -64,7 +64,9 @@ kvf_status_t kvf__fused_create(kvf_space_t *space, char *why, size_t why_bytes) 
     fused->segments = calloc(store->max_segments, sizeof(*fused->segments));
     fused->coders = calloc(KVF__CODERS_IDLE_MAX, sizeof(*fused->coders));
     fused->chunks = calloc(fused->max_coded / KVF__CODED_CHUNK + 1, sizeof(*fused->chunks));
-    kvf_status_t status = fused->segments && fused->coders && fused->chunks ? KVF_OK : KVF_ERR_NO_MEMORY;
+    fused->unit_refs = calloc(KVF__UNIT_CHUNKS, sizeof(*fused->unit_refs));
+    kvf_status_t status =
+        fused->segments && fused->coders && fused->chunks && fused->unit_refs ? KVF_OK : KVF_ERR_NO_MEMORY;
     if (status == KVF_OK) status = kvf_heap_create(host.segment_bytes, (uint32_t)store->max_segments, &fused->heap);
     if (status == KVF_OK) status = create_pool(space);
     return status; /* kvf__fused_destroy takes what is half made */
@@ -81,6 +83,8 @@ void kvf__fused_destroy(kvf_space_t *space) {
     for (size_t i = 0; fused->segments && i < space->store->max_segments; i++)
         if (fused->segments[i].host) kvf_tier_host_give_back(space->store->host, fused->segments[i].host);
     kvf_heap_destroy(fused->heap);
+    for (uint32_t i = 0; fused->unit_refs && i < KVF__UNIT_CHUNKS; i++) free((void *)fused->unit_refs[i]);
+    free((void *)fused->unit_refs);
     free(fused->segments);
     free(fused->coders);
     free((void *)fused->chunks);
@@ -151,7 +155,8 @@ void kvf_space_get_fused_stats(kvf_space_t *space, kvf_fused_stats_t *stats) {
     kvf_pool_get_stats(fused->pool, &stats->pool);
     kvf_heap_get_stats(fused->heap, &heap);
     stats->coded_blocks = atomic_load_explicit(&fused->num_coded, memory_order_relaxed);
-    stats->table_bytes = fused->table_bytes + fused->room_free * (sizeof(uint32_t) + sizeof(kvf_coded_t *));
+    stats->table_bytes = fused->table_bytes + fused->room_free * (sizeof(uint32_t) + sizeof(kvf_coded_t *)) +
+                         fused->num_ref_chunks * KVF__UNIT_CHUNK * sizeof(uint32_t);
     pthread_mutex_unlock(&fused->lock);
     stats->is_learning = atomic_load_explicit(&fused->is_learning, memory_order_relaxed);
     stats->tasks = atomic_load_explicit(&fused->num_tasks, memory_order_relaxed);

@@ -16,6 +16,8 @@
 enum {
     KVF__CODED_CHUNK = 512, /* entries of the table that are made at once */
     KVF__CODERS_IDLE_MAX = 64,
+    KVF__UNIT_CHUNK = 1024, /* the same of units */
+    KVF__UNIT_CHUNKS = 1 << 20,
     KVF__FUSED_SEGMENTS_MIN = 2, /* one for what lands, one for what is coded */
 };
 
@@ -64,6 +66,8 @@ struct kvf_fused {
     _Atomic(kvf_coded_t *) freed;                /* stack of those whose last reference went */
     _Atomic uint64_t num_coded;
     uint64_t table_bytes; /* of the coded blocks' entries [lock] */
+    _Atomic(_Atomic uint32_t *)
+        *unit_refs; /* [UNIT_CHUNKS, UNIT_CHUNK] by a unit's slot: blocks that refer to it; changed under the lock */
 
     /* memory that the pool takes in kvf_pool_end, ready before it asks [lock] */
     void *ready[2];
@@ -114,6 +118,8 @@ void kvf__fused_drain(kvf_space_t *space);
 kvf_coded_t *kvf__fused_enter(kvf_space_t *space, kvf_pool_block_t block) KVF_MUST_CHECK;
 /* Takes it out again, also from the pool. [lock] */
 void kvf__fused_leave(kvf_space_t *space, kvf_coded_t *coded);
+/* Bytes that evicting a record would free: of its own, and of units that no other block refers to. A kvf_evict_worth_fn. [mutex] */
+uint64_t kvf__fused_worth(void *space, uint32_t id);
 /* Entry `number`, below num_numbers; NULL: it is free. */
 kvf_coded_t *kvf__fused_entry(const kvf_fused_t *fused, uint32_t number);
 /* Planes [layers x planes] of a raw block in its slot. */

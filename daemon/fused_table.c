@@ -66,6 +66,52 @@ static bool take_number(kvf_fused_t *fused, uint32_t *number) {
     return true;
 }
 
+/* ---- who refers to a unit ---- */
+
+/* The count of a unit, by its slot (the lower half of its id, from 1); NULL: none was made. */
+static _Atomic uint32_t *refs_of(const kvf_fused_t *fused, uint64_t unit) {
+    uint32_t slot = (uint32_t)unit - 1;
+    if (slot / KVF__UNIT_CHUNK >= KVF__UNIT_CHUNKS) return NULL;
+    _Atomic uint32_t *chunk = atomic_load_explicit(&fused->unit_refs[slot / KVF__UNIT_CHUNK], memory_order_acquire);
+    return chunk ? &chunk[slot % KVF__UNIT_CHUNK] : NULL;
+}
+
+/* Makes the counts of all units of a block. False: out of memory. [lock] */
+static bool make_refs(kvf_fused_t *fused, const kvf_pool_view_t *view) {
+    for (uint32_t i = 0; i < view->num_units; i++) {
+        uint32_t at = ((uint32_t)view->units[i].id - 1) / KVF__UNIT_CHUNK;
+        if (at >= KVF__UNIT_CHUNKS || atomic_load_explicit(&fused->unit_refs[at], memory_order_relaxed)) continue;
+        _Atomic uint32_t *chunk = calloc(KVF__UNIT_CHUNK, sizeof(*chunk));
+        if (!chunk) return false;
+        atomic_store_explicit(&fused->unit_refs[at], chunk, memory_order_release);
+        fused->num_ref_chunks++;
+    }
+    return true;
+}
+
+/* [lock] */
+static void count_refs(const kvf_fused_t *fused, const kvf_coded_t *coded, bool is_more) {
+    for (uint32_t i = 0; i < coded->num_units; i++) {
+        _Atomic uint32_t *refs = refs_of(fused, coded->units[i].id);
+        if (refs) atomic_fetch_add_explicit(refs, is_more ? 1 : UINT32_MAX, memory_order_relaxed);
+    }
+}
+
+uint64_t kvf__fused_worth(void *arg, uint32_t id) {
+    const kvf_space_t *space = arg;
+    const kvf_record_t *record = kvf_index_record(space->index, id);
+    const kvf_coded_t *coded = record ? kvf_space_coded(space, record) : NULL;
+    if (!coded) return space->slot_bytes;
+    uint64_t bytes = coded->record.num_bytes;
+    for (uint32_t i = 0; i < coded->num_units; i++) {
+        const _Atomic uint32_t *refs = refs_of(space->fused, coded->units[i].id);
+        if (refs && atomic_load_explicit(refs, memory_order_relaxed) == 1) bytes += coded->units[i].num_bytes;
+    }
+    return bytes;
+}
+
+/* ---- entries ---- */
+
 static size_t entry_bytes(const kvf_coded_t *coded) {
     return sizeof(*coded) + coded->num_units * sizeof(coded->units[0]);
 }
@@ -74,7 +120,8 @@ kvf_coded_t *kvf__fused_enter(kvf_space_t *space, kvf_pool_block_t block) {
     kvf_fused_t *fused = space->fused;
     kvf_pool_view_t view;
     uint32_t number;
-    if (kvf_pool_view(fused->pool, block, &view) || !take_number(fused, &number)) return NULL;
+    if (kvf_pool_view(fused->pool, block, &view) || !make_refs(fused, &view) || !take_number(fused, &number))
+        return NULL;
     kvf_coded_t *coded = malloc(sizeof(*coded) + view.num_units * sizeof(coded->units[0]));
     if (!coded) {
         fused->free_numbers[fused->num_free++] = number;
@@ -89,6 +136,7 @@ kvf_coded_t *kvf__fused_enter(kvf_space_t *space, kvf_pool_block_t block) {
     memcpy(coded->units, view.units, view.num_units * sizeof(coded->units[0]));
     set_entry(fused, number, coded);
     fused->table_bytes += entry_bytes(coded);
+    count_refs(fused, coded, true);
     atomic_fetch_add_explicit(&fused->num_coded, 1, memory_order_relaxed);
     return coded;
 }
@@ -98,6 +146,7 @@ void kvf__fused_leave(kvf_space_t *space, kvf_coded_t *coded) {
     if (kvf_pool_delete(fused->pool, coded->block)) kvf_log_error("a coded block was not in its pool");
     set_entry(fused, coded->number, NULL);
     fused->table_bytes -= entry_bytes(coded);
+    count_refs(fused, coded, false);
     fused->free_numbers[fused->num_free++] = coded->number;
     atomic_fetch_sub_explicit(&fused->num_coded, 1, memory_order_relaxed);
     free(coded);

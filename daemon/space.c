@@ -51,6 +51,7 @@ kvf_status_t kvf__space_create(kvf_store_t *store, uint32_t id, const char *name
     status = kvf_index_create(space->max_keys, on_record_free, space, &space->index);
     if (status == KVF_OK) status = kvf_evict_create(store->options.eviction, &space->evict);
     if (status == KVF_OK && is_fused(store, policy)) status = kvf__fused_create(space, why, why_bytes);
+    if (status == KVF_OK && space->fused) kvf_evict_weigh(space->evict, kvf__fused_worth, space);
     if (status != KVF_OK) goto err_destroy;
     *out = space;
     return KVF_OK;
