@@ -65,7 +65,8 @@ struct kvf_fused {
     uint32_t *free_numbers, num_free, room_free; /* [lock] */
     _Atomic(kvf_coded_t *) freed;                /* stack of those whose last reference went */
     _Atomic uint64_t num_coded;
-    uint64_t table_bytes; /* of the coded blocks' entries [lock] */
+    uint64_t table_bytes;    /* of the coded blocks' entries [lock] */
+    uint32_t num_ref_chunks; /* [lock] */
     _Atomic(_Atomic uint32_t *)
         *unit_refs; /* [UNIT_CHUNKS, UNIT_CHUNK] by a unit's slot: blocks that refer to it; changed under the lock */
 
