@@ -3,6 +3,7 @@
 #include "tests/integration/daemon_fixture.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -534,6 +535,43 @@ Test(hostile_client, layouts_and_names_that_make_no_sense_are_refused) {
             raw_body(&raw, KVF_FRAME_OPEN_SPACE_REPLY, &kvf__open_space_reply__descriptor);
         cr_assert_lt(reply->status, 0, "case %d", i);
         cr_assert_neq(reply->text[0], 0, "case %d", i);
+    }
+    check_witness();
+    stop();
+}
+
+Test(hostile_client, policies_that_make_no_sense_are_refused_by_the_fields_name) {
+    start_greeted();
+    static const struct {
+        Kvf__Policy policy;
+        kvf_status_t status;
+        const char *text;
+    } cases[] = {
+        {{.kind = 4}, KVF_ERR_POLICY, "policy"},
+        {{.kind = UINT32_MAX}, KVF_ERR_POLICY, "policy"},
+        {{.kind = 0, .tau = 0.9f}, KVF_ERR_INVALID, "tau"},
+        {{.kind = 1, .error_k = 0.1f}, KVF_ERR_INVALID, "error_v"},
+        {{.kind = 1, .error_k = NAN, .error_v = 0.1f}, KVF_ERR_INVALID, "error_k"},
+        {{.kind = 1, .error_k = 0.1f, .error_v = 2}, KVF_ERR_INVALID, "error_v"},
+        {{.kind = 2, .ratio = INFINITY}, KVF_ERR_INVALID, "ratio"},
+        {{.kind = 2, .ratio = 8, .error_k = 0.1f}, KVF_ERR_INVALID, "error_k"},
+        {{.kind = 3, .tau = 0.9f}, KVF_ERR_POLICY, "not supported"},
+    };
+    Kvf__Layout layout = KVF__LAYOUT__INIT;
+    layout.layers = 1, layout.planes = 2, layout.kv_heads = 1, layout.head_dim = 64, layout.block_tokens = 16;
+    layout.dtype = 1, layout.model = "m";
+    Kvf__OpenSpace open = KVF__OPEN_SPACE__INIT;
+    open.name = "other";
+    open.layout = &layout;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        Kvf__Policy policy = cases[i].policy;
+        policy.base = ((Kvf__Policy)KVF__POLICY__INIT).base;
+        open.policy = &policy;
+        cr_assert(raw_ask(&raw, KVF_FRAME_OPEN_SPACE, 2, &open.base, NULL, 0));
+        const Kvf__OpenSpaceReply *reply =
+            raw_body(&raw, KVF_FRAME_OPEN_SPACE_REPLY, &kvf__open_space_reply__descriptor);
+        cr_assert_eq(reply->status, cases[i].status, "case %zu", i);
+        cr_assert(strstr(reply->text, cases[i].text), "case %zu: %s", i, reply->text);
     }
     check_witness();
     stop();
