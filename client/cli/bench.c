@@ -1,6 +1,7 @@
 /* bench.c - `kvfuse bench`: a daemon's figures beside the machine's ceilings, from one run. */
 #include "client/cli/bench.h"
 #include "client/cli/ceiling.h"
+#include "fusion/policy.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -14,6 +15,7 @@ enum {
 
 typedef struct bench_options {
     kvf_cli_connection_t connection;
+    kvf_policy_t policy;
     kvf_cli_socket_t socket;
     uint64_t sizes[SIZES_MAX];
     unsigned num_sizes;
@@ -144,6 +146,9 @@ static void print_json(const kvf_bench_task_t *task, const kvf_bench_result_t *r
     json_object_set_new(line, "batch", json_integer(task->batch));
     json_object_set_new(line, "depth", json_integer(task->depth));
     json_object_set_new(line, "clients", json_integer(task->clients));
+    char policy[KVF_POLICY_TEXT_BYTES];
+    json_object_set_new(line, "policy", json_string(kvf_policy_print(&task->policy, policy, sizeof(policy))));
+    json_object_set_new(line, "put_mode", json_string(task->connection.put_mode == KVF_PUT_FUSED ? "fused" : "raw"));
     json_object_set_new(line, "busy_poll", json_boolean(task->connection.busy_poll));
     json_object_set_new(line, "gbps", json_real(result->gbps));
     json_object_set_new(line, "p50_us", json_real(result->p50_us));
@@ -188,6 +193,7 @@ static kvf_status_t measure(bench_t *bench, const kvf_bench_task_t *task) {
 static kvf_status_t measure_transport(bench_t *bench, kvf_transport_t transport) {
     const bench_options_t *options = bench->options;
     kvf_bench_task_t task = {.connection = options->connection,
+                             .policy = options->policy,
                              .batch = (unsigned)options->batch,
                              .depth = (unsigned)options->depth,
                              .clients = (unsigned)options->clients,
@@ -291,7 +297,10 @@ static uint64_t parse_number(const char *name, const char *text, uint64_t min, u
 static error_t parse(int key, char *argument, struct argp_state *state) {
     bench_options_t *options = state->input;
     switch (key) {
-    case ARGP_KEY_INIT: state->child_inputs[0] = &options->connection; return 0;
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = state->child_inputs[2] = &options->connection;
+        state->child_inputs[1] = &options->policy;
+        return 0;
     case 'o': parse_ops(options, argument, state); return 0;
     case 'B': parse_sizes(options, argument, state); return 0;
     case 'T': parse_transports(options, argument, state); return 0;
@@ -330,7 +339,8 @@ int kvf_command_bench(int argc, char **argv) {
         {"socket", 's', "PATH", 0, "The daemon's stats socket, for its processor time", 0},
         {"json", 'j', NULL, 0, "One JSON object a line", 0},
         {0}};
-    static const struct argp_child children[] = {{.argp = &kvf_cli_connection_argp}, {0}};
+    static const struct argp_child children[] = {
+        {.argp = &kvf_cli_connection_argp}, {.argp = &kvf_cli_policy_argp}, {.argp = &kvf_cli_put_mode_argp}, {0}};
     const struct argp argp = {.options = table,
                               .parser = parse,
                               .doc = "Measures a daemon with client processes, and in the same run what the machine "

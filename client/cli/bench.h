@@ -12,6 +12,7 @@ typedef enum kvf_bench_op { KVF_BENCH_PUT, KVF_BENCH_GET, KVF_BENCH_MATCH } kvf_
 typedef struct kvf_bench_task {
     kvf_bench_op_t op;
     kvf_cli_connection_t connection;
+    kvf_policy_t policy;
     uint64_t block_bytes; /* match: of the stand-ins */
     unsigned batch;       /* keys a request */
     unsigned depth;       /* requests in flight a client */

@@ -1,5 +1,7 @@
 /* bench_client.c - what one client process of the benchmark does: keeps `depth` requests of `batch` keys in flight. */
 #include "client/cli/bench.h"
+#include "client/cli/verify.h"
+#include "fusion/policy.h"
 
 #include <string.h>
 #include <sys/resource.h>
@@ -15,6 +17,7 @@ typedef struct slot {
     kvf_block_t *blocks;
     kvf_piece_t *pieces;
     kvf_status_t *statuses;
+    float *bounds;   /* get: [batch, K and V] */
     uint8_t *memory; /* get: where the blocks go */
 } slot_t;
 
@@ -23,7 +26,8 @@ typedef struct client {
     unsigned number;
     kvf_client_t *client;
     kvf_space_t *space;
-    uint8_t *source; /* put: [source_blocks, block_bytes], shared with the daemon */
+    kvf_layout_t layout; /* of the space */
+    uint8_t *source;     /* put: [source_blocks, block_bytes], shared with the daemon */
     uint64_t source_blocks, set_blocks, next;
     slot_t slots[DEPTH_MAX];
     kvf_bench_report_t *report;
@@ -56,28 +60,51 @@ static bool is_marked(const uint8_t *block, uint64_t bytes, uint64_t number) {
     return !memcmp(block, &number, 8) && !memcmp(block + bytes - 8, &number, 8);
 }
 
-static kvf_status_t open_space(client_t *c) {
-    const kvf_bench_task_t *task = c->task;
-    /* 8 layers where the size allows it: real blocks have layers, and each is checked apart */
-    uint32_t layers = task->block_bytes % 8192 == 0 ? 8 : 1;
-    uint64_t values = task->block_bytes / layers / 2;
+static bool is_exact(const client_t *c) { return c->task->policy.kind == KVF_POLICY_EXACT; }
+
+/* Whether the rows of a get's block, of its first and of its last token, are as near to those that were put as the policy asks. */
+static bool is_near(const client_t *c, const uint8_t *block, uint64_t number, const float *told) {
+    const kvf_layout_t *layout = &c->layout;
+    const uint8_t *source = c->source + number % c->source_blocks * c->task->block_bytes;
+    uint64_t last = c->task->block_bytes - (uint64_t)layout->kv_heads * layout->head_dim * 2;
+    double bound = kvf_cli_bound(&c->task->policy, told, 0);
+    kvf_row_errors_t errors = {0};
+    kvf_verify_plane(layout, source, block, 1, bound, &errors);
+    kvf_verify_plane(layout, source + last, block + last, 1, bound, &errors);
+    return kvf_verify_is_kept(&errors);
+}
+
+/* 8 layers where the size allows it: real blocks have layers, and each is checked apart. */
+static kvf_layout_t make_layout(uint64_t block_bytes) {
+    uint32_t layers = block_bytes % 8192 == 0 ? 8 : 1;
+    uint64_t values = block_bytes / layers / 2;
     uint32_t head_dim = 1;
     while (head_dim < 128 && values % (head_dim * 2) == 0) head_dim *= 2;
     uint64_t rest = values / head_dim;
     uint32_t tokens = rest % 2 == 0 ? 2 : 1;
     while (rest / tokens > 64 && tokens < 1024 && rest % (tokens * 2) == 0) tokens *= 2;
-    kvf_layout_t layout = {.layers = layers,
-                           .planes = 1,
-                           .kv_heads = (uint32_t)(rest / tokens),
-                           .head_dim = head_dim,
-                           .block_tokens = tokens,
-                           .dtype = KVF_BF16,
-                           .model = "kvfuse bench"};
-    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
-    char name[64];
+    return (kvf_layout_t){.layers = layers,
+                          .planes = 1,
+                          .kv_heads = (uint32_t)(rest / tokens),
+                          .head_dim = head_dim,
+                          .block_tokens = tokens,
+                          .dtype = KVF_BF16,
+                          .model = "kvfuse bench"};
+}
+
+/* A space a size and policy, so that runs with several do not meet. */
+static kvf_status_t open_space(client_t *c) {
+    const kvf_bench_task_t *task = c->task;
+    c->layout = make_layout(task->block_bytes);
+    char name[128], policy[KVF_POLICY_TEXT_BYTES];
     snprintf(name, sizeof(name), "bench-%llu", (unsigned long long)task->block_bytes);
+    if (!is_exact(c)) {
+        kvf_policy_print(&task->policy, policy, sizeof(policy));
+        policy[strcspn(policy, " ")] = '-';
+        snprintf(name, sizeof(name), "bench-%llu-%s", (unsigned long long)task->block_bytes, policy);
+    }
     kvf_error_t error = {""};
-    kvf_status_t status = kvf_space_open(c->client, name, &layout, &policy, &c->space, &error);
+    kvf_status_t status = kvf_space_open(c->client, name, &c->layout, &task->policy, &c->space, &error);
     if (status != KVF_OK)
         fprintf(stderr, "kvfuse: cannot open space %s: %s: %s\n", name, kvf_status_text(status), error.text);
     return status;
@@ -94,7 +121,9 @@ static kvf_status_t take_memory(client_t *c) {
     kvf_status_t status = kvf_memory_alloc(c->client, source_bytes + task->depth * slot_bytes, &memory);
     if (status != KVF_OK) return status;
     c->source = memory;
-    memset(c->source, 0x5a, source_bytes);
+    for (uint64_t block = 0; block < c->source_blocks;
+         block++) /* the same in each run: what an earlier one stored is read too */
+        kvf_cli_fill(c->source + block * task->block_bytes, task->block_bytes, (uint64_t)c->number << 32 | block);
     used = source_bytes;
     for (unsigned i = 0; i < task->depth; i++) {
         slot_t *slot = &c->slots[i];
@@ -103,7 +132,8 @@ static kvf_status_t take_memory(client_t *c) {
         slot->blocks = calloc(task->batch, sizeof(kvf_block_t));
         slot->pieces = calloc(task->batch, sizeof(kvf_piece_t));
         slot->statuses = calloc(task->batch, sizeof(kvf_status_t));
-        if (!slot->keys || !slot->key_list || !slot->blocks || !slot->pieces || !slot->statuses)
+        slot->bounds = calloc(task->batch, 2 * sizeof(float));
+        if (!slot->keys || !slot->key_list || !slot->blocks || !slot->pieces || !slot->statuses || !slot->bounds)
             return KVF_ERR_NO_MEMORY;
         slot->memory = c->source + used;
         memset(slot->memory, 0, slot_bytes); /* page it in */
@@ -131,11 +161,11 @@ static kvf_status_t submit(client_t *c, slot_t *slot, kvf_bench_op_t op, uint64_
         slot->key_list[i] = (kvf_key_t){slot->keys[i], KEY_BYTES};
         uint8_t *bytes = op == KVF_BENCH_GET ? slot->memory + i * task->block_bytes
                                              : c->source + (first + i) % c->source_blocks * task->block_bytes;
-        if (op == KVF_BENCH_PUT) mark(bytes, task->block_bytes, first + i);
+        if (op == KVF_BENCH_PUT && is_exact(c)) mark(bytes, task->block_bytes, first + i);
         slot->pieces[i] = (kvf_piece_t){bytes, task->block_bytes};
         slot->blocks[i] = (kvf_block_t){.key = slot->key_list[i], .pieces = &slot->pieces[i], .num_pieces = 1};
     }
-    kvf_request_options_t options = {.user = slot};
+    kvf_request_options_t options = {.user = slot, .bounds = op == KVF_BENCH_GET ? slot->bounds : NULL};
     slot->started = kvf_cli_now();
     switch (op) {
     case KVF_BENCH_PUT: return kvf_put(c->space, slot->blocks, task->batch, &options, slot->statuses, NULL);
@@ -145,10 +175,13 @@ static kvf_status_t submit(client_t *c, slot_t *slot, kvf_bench_op_t op, uint64_
     return KVF_ERR_INVALID;
 }
 
-static kvf_status_t check_get(client_t *c, const slot_t *slot) {
-    for (unsigned i = 0; i < c->task->batch; i++)
-        if (!is_marked(slot->memory + i * c->task->block_bytes, c->task->block_bytes, slot->first + i))
-            return KVF_ERR_CORRUPT;
+static kvf_status_t check_get(const client_t *c, const slot_t *slot) {
+    for (unsigned i = 0; i < c->task->batch; i++) {
+        const uint8_t *block = slot->memory + i * c->task->block_bytes;
+        bool is_right = is_exact(c) ? is_marked(block, c->task->block_bytes, slot->first + i)
+                                    : is_near(c, block, slot->first + i, slot->bounds + 2 * (size_t)i);
+        if (!is_right) return KVF_ERR_CORRUPT;
+    }
     return KVF_OK;
 }
 
@@ -242,6 +275,7 @@ static void free_client(client_t *c) {
         free(c->slots[i].blocks);
         free(c->slots[i].pieces);
         free(c->slots[i].statuses);
+        free(c->slots[i].bounds);
     }
     free(c);
 }

@@ -37,9 +37,14 @@ typedef struct kvf_cli_connection {
     kvf_transport_t transport;
     unsigned timeout_ms;
     bool busy_poll;
+    kvf_put_mode_t put_mode; /* of commands that put, by kvf_cli_put_mode_argp */
 } kvf_cli_connection_t;
 
 extern const struct argp kvf_cli_connection_argp;
+/* --put-mode: an argp child whose input is the same kvf_cli_connection_t. */
+extern const struct argp kvf_cli_put_mode_argp;
+/* --policy: an argp child whose input is a kvf_policy_t, which starts as all 0: exact. */
+extern const struct argp kvf_cli_policy_argp;
 /* -h, as --help, in each command by one of its children. */
 #define KVF_CLI_SHORT_HELP                                                                                             \
     { NULL, 'h', NULL, OPTION_HIDDEN, NULL, 0 }
@@ -72,6 +77,11 @@ char *kvf_cli_format_bytes(double bytes, char *text);
 bool kvf_cli_parse_bytes(const char *text, uint64_t *bytes);
 /* Parses a decimal count of at most `max`. */
 bool kvf_cli_parse_count(const char *text, uint64_t max, uint64_t *count);
+/* The bound of a row of K (`plane` 0) or V (1) of a block in a space of `policy`, `told` [K and V] by the get that brought it
+ * (kvf_request_options_t.bounds). 0: the same bits. */
+double kvf_cli_bound(const kvf_policy_t *policy, const float told[2], unsigned plane);
+/* Fills [bytes], a multiple of 8, with bf16 values that stand in for KV: 1 to 2, of either sign, others for each `seed`. */
+void kvf_cli_fill(uint8_t *to, size_t bytes, uint64_t seed);
 /* CLOCK_MONOTONIC in seconds. */
 double kvf_cli_now(void);
 

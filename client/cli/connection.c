@@ -52,6 +52,7 @@ kvf_client_t *kvf_cli_connect(const kvf_cli_connection_t *connection, const char
     options.transport = connection->transport;
     options.busy_poll = connection->busy_poll;
     options.progress = connection->busy_poll ? KVF_PROGRESS_CALLER : KVF_PROGRESS_THREAD;
+    options.put_mode = connection->put_mode;
     options.connect_timeout_ms = options.request_timeout_ms = connection->timeout_ms;
     kvf_client_t *client;
     kvf_error_t error = {""};

@@ -1,47 +1,10 @@
 /* files.c - put and get: the KV of a safetensors file into the store and back into another file. */
-#include "client/cli/cli.h"
-#include "client/cli/kvfile.h"
-#include "client/cli/progress.h"
+#include "client/cli/files.h"
 
 #include <string.h>
 #include <unistd.h>
 
-enum { BATCH = 16 /* blocks a request */, DEPTH = 4 /* requests in flight */, LAYERS_MAX = 1024, TEXT_BYTES = 48 };
-
-typedef struct file_options {
-    kvf_cli_connection_t connection;
-    const char *path, *space, *out;
-    uint64_t block_tokens;
-    bool verify, some_layers;
-    uint64_t first_layer, last_layer; /* get: with some_layers */
-} file_options_t;
-
-/* One batch of blocks under way. */
-typedef struct batch {
-    kvf_block_t blocks[BATCH];
-    kvf_status_t statuses[BATCH];
-    uint64_t numbers[BATCH]; /* request × blocks + block */
-    kvf_piece_t *pieces;     /* [BATCH, num_pieces] */
-    size_t count;
-} batch_t;
-
-typedef struct job {
-    const file_options_t *options;
-    kvf_kvfile_t *file;
-    const kvf_kvfile_info_t *info;
-    kvf_kvfile_output_t *output;      /* get */
-    uint32_t first_layer, num_layers; /* that are moved: all of them by a put */
-    uint64_t slice_bytes;             /* of a block, in those layers */
-    kvf_client_t *client;
-    kvf_space_t *space;
-    uint8_t (*keys)[KVF_KVFILE_KEY_BYTES]; /* [requests, blocks] */
-    batch_t batches[DEPTH];
-    uint64_t done, existed, missed, failed;
-    kvf_status_t last_failure;
-    kvf_bar_t bar;
-} job_t;
-
-static uint64_t num_blocks(const job_t *job) { return job->info->requests * job->info->blocks; }
+enum { LAYERS_MAX = 1024 };
 
 static int complain(const char *what, kvf_status_t status, const char *text) {
     fprintf(stderr, "kvfuse: %s: %s%s%s\n", what, kvf_status_text(status), text[0] ? ": " : "", text);
@@ -54,101 +17,13 @@ static int complain_of_file(const kvf_error_t *error) {
     return EXIT_FAILURE;
 }
 
-/* Of a block's pieces, which are two a layer, those of the layers that are moved. */
-static kvf_piece_t *pick(const job_t *job, kvf_piece_t *pieces) { return pieces + 2 * (size_t)job->first_layer; }
-static size_t num_picked(const job_t *job) { return 2 * (size_t)job->num_layers; }
-
-/* ---- batches ---- */
-
-/* The blocks from `first` on; a get leaves out those beyond what its request matched. */
-static kvf_status_t submit(job_t *job, batch_t *batch) {
-    size_t num_pieces = job->info->num_pieces;
-    for (size_t i = 0; i < batch->count; i++) {
-        uint64_t request = batch->numbers[i] / job->info->blocks, block = batch->numbers[i] % job->info->blocks;
-        kvf_piece_t *pieces = batch->pieces + i * num_pieces;
-        bool found = job->output ? kvf_kvfile_output_pieces(job->output, request, block, pieces)
-                                 : kvf_kvfile_pieces(job->file, request, block, pieces);
-        if (!found) return KVF_ERR_INTERNAL;
-        batch->blocks[i] = (kvf_block_t){.key = {job->keys[batch->numbers[i]], KVF_KVFILE_KEY_BYTES},
-                                         .pieces = pick(job, pieces),
-                                         .num_pieces = num_picked(job),
-                                         .position = block * job->info->layout.block_tokens};
-    }
-    kvf_request_options_t options = {.user = batch, .first_layer = job->first_layer, .num_layers = job->num_layers};
-    return job->output ? kvf_get(job->space, batch->blocks, batch->count, &options, batch->statuses, NULL)
-                       : kvf_put(job->space, batch->blocks, batch->count, &options, batch->statuses, NULL);
-}
-
-static void account(job_t *job, const kvf_completion_t *completion) {
-    const batch_t *batch = completion->user;
-    bool whole = completion->status == KVF_OK || completion->status == KVF_PARTIAL;
-    for (size_t i = 0; i < batch->count; i++) {
-        kvf_status_t status = whole ? batch->statuses[i] : completion->status;
-        job->done += status == KVF_OK;
-        job->existed += status == KVF_EXISTS;
-        job->missed += status == KVF_ERR_NOT_FOUND;
-        if (status >= 0 || status == KVF_ERR_NOT_FOUND) continue;
-        job->failed++;
-        job->last_failure = status;
-    }
-    kvf_bar_advance(&job->bar, batch->count, batch->count * job->slice_bytes);
-}
-
-/* Moves the blocks `numbers` [count], DEPTH batches in flight. */
-static kvf_status_t move(job_t *job, const uint64_t *numbers, uint64_t count) {
-    batch_t *idle[DEPTH];
-    unsigned num_idle = 0;
-    for (unsigned i = 0; i < DEPTH; i++) idle[num_idle++] = &job->batches[i];
-    for (uint64_t next = 0; next < count || num_idle < DEPTH;) {
-        while (num_idle && next < count) {
-            batch_t *batch = idle[--num_idle];
-            for (batch->count = 0; batch->count < BATCH && next < count; batch->count++)
-                batch->numbers[batch->count] = numbers[next++];
-            kvf_status_t status = submit(job, batch);
-            if (status != KVF_OK) return status;
-        }
-        kvf_completion_t completions[DEPTH];
-        size_t taken = kvf_wait(job->client, completions, DEPTH, 2 * job->options->connection.timeout_ms);
-        if (!taken) return KVF_ERR_TIMEOUT;
-        for (size_t i = 0; i < taken; i++) {
-            account(job, &completions[i]);
-            idle[num_idle++] = completions[i].user;
-        }
-    }
-    return KVF_OK;
-}
-
-/* ---- match ---- */
-
-/* How many leading blocks of each request are stored; their numbers into `numbers`, their count into *matched. */
-static kvf_status_t match(job_t *job, uint64_t *numbers, uint64_t *matched) {
-    *matched = 0;
-    for (uint64_t r = 0; r < job->info->requests; r++) {
-        uint64_t blocks = job->info->blocks, at = 0;
-        while (at < blocks) {
-            kvf_key_t keys[256];
-            size_t count = blocks - at < 256 ? blocks - at : 256, found = 0;
-            for (size_t i = 0; i < count; i++)
-                keys[i] = (kvf_key_t){job->keys[r * blocks + at + i], KVF_KVFILE_KEY_BYTES};
-            kvf_request_t request;
-            kvf_status_t status = kvf_match(job->space, keys, count, NULL, &request);
-            if (status == KVF_OK) status = kvf_wait_request(job->client, request, &found);
-            if (status != KVF_OK) return status;
-            for (size_t i = 0; i < found; i++) numbers[(*matched)++] = r * blocks + at + i;
-            at += found;
-            if (found < count) break;
-        }
-    }
-    return KVF_OK;
-}
-
 /* ---- put ---- */
 
-static int put(job_t *job, uint64_t *numbers) {
+static int put(kvf_files_job_t *job, uint64_t *numbers) {
     char size[KVF_CLI_NUMBER_BYTES];
-    for (uint64_t i = 0; i < num_blocks(job); i++) numbers[i] = i;
+    for (uint64_t i = 0; i < kvf_files_num_blocks(job); i++) numbers[i] = i;
     double start = kvf_cli_now();
-    kvf_status_t status = move(job, numbers, num_blocks(job));
+    kvf_status_t status = kvf_files_move(job, numbers, kvf_files_num_blocks(job));
     kvf_bar_finish(&job->bar);
     if (status != KVF_OK) return complain("put", status, "");
     double seconds = kvf_cli_now() - start, bytes = (double)(job->done * job->info->block_bytes);
@@ -166,45 +41,15 @@ static int put(job_t *job, uint64_t *numbers) {
 
 /* ---- get ---- */
 
-/* " layers 2-3 of", or "" for all of them. Into `text` [TEXT_BYTES], which is returned. */
-static const char *tell_layers(const job_t *job, char *text) {
-    text[0] = 0;
-    if (job->options->some_layers)
-        snprintf(text, TEXT_BYTES, " layers %u-%u of", job->first_layer, job->first_layer + job->num_layers - 1);
-    return text;
-}
-
-/* Whether every block that came equals the file's, bit for bit, in the layers that were asked for. */
-static int verify(const job_t *job, const uint64_t *numbers, uint64_t count) {
-    kvf_piece_t *want = job->batches[0].pieces, *have = job->batches[1].pieces;
-    for (uint64_t i = 0; i < count; i++) {
-        uint64_t request = numbers[i] / job->info->blocks, block = numbers[i] % job->info->blocks;
-        if (!kvf_kvfile_pieces(job->file, request, block, want) ||
-            !kvf_kvfile_output_pieces(job->output, request, block, have))
-            return complain("verify", KVF_ERR_INTERNAL, "");
-        const kvf_piece_t *wanted = pick(job, want), *came = pick(job, have);
-        for (size_t p = 0; p < num_picked(job); p++)
-            if (memcmp(wanted[p].base, came[p].base, wanted[p].bytes) != 0) {
-                fprintf(stderr, "kvfuse: request %llu, block %llu differs from %s\n", (unsigned long long)request,
-                        (unsigned long long)block, job->options->path);
-                return EXIT_FAILURE;
-            }
-    }
-    char layers[TEXT_BYTES];
-    printf("verify%s %llu blocks equal those of %s, bit for bit\n", tell_layers(job, layers), (unsigned long long)count,
-           job->options->path);
-    return EXIT_SUCCESS;
-}
-
-static int get(job_t *job, uint64_t *numbers) {
-    char size[KVF_CLI_NUMBER_BYTES], layers[TEXT_BYTES];
+static int get(kvf_files_job_t *job, uint64_t *numbers) {
+    char size[KVF_CLI_NUMBER_BYTES], layers[KVF_FILES_TEXT_BYTES];
     kvf_error_t error = {""};
     uint64_t matched;
     double start = kvf_cli_now();
-    kvf_status_t status = match(job, numbers, &matched);
+    kvf_status_t status = kvf_files_match(job, numbers, &matched);
     if (status != KVF_OK) return complain("match", status, "");
     printf("match  %llu of %llu blocks are stored, by longest prefix of each request, in %.0f us\n",
-           (unsigned long long)matched, (unsigned long long)num_blocks(job), (kvf_cli_now() - start) * 1e6);
+           (unsigned long long)matched, (unsigned long long)kvf_files_num_blocks(job), (kvf_cli_now() - start) * 1e6);
     if (!matched) {
         fprintf(stderr, "kvfuse: nothing of %s is stored in space '%s': %s is not written\n", job->options->path,
                 job->options->space, job->options->out);
@@ -213,12 +58,12 @@ static int get(job_t *job, uint64_t *numbers) {
     status = kvf_kvfile_output_create(job->file, job->options->out, &job->output, &error);
     if (status != KVF_OK) return complain_of_file(&error);
     start = kvf_cli_now();
-    status = move(job, numbers, matched);
+    status = kvf_files_move(job, numbers, matched);
     double seconds = kvf_cli_now() - start, bytes = (double)(job->done * job->slice_bytes);
     kvf_bar_finish(&job->bar);
     if (status != KVF_OK) return complain("get", status, "");
-    printf("get   %s %llu blocks read (%s) in %.1f ms", tell_layers(job, layers), (unsigned long long)job->done,
-           kvf_cli_format_bytes(bytes, size), seconds * 1e3);
+    printf("get   %s %llu blocks read (%s) in %.1f ms", kvf_files_tell_layers(job, layers),
+           (unsigned long long)job->done, kvf_cli_format_bytes(bytes, size), seconds * 1e3);
     if (job->done) printf(", %.2f GB/s", bytes / seconds / 1e9);
     putchar('\n');
     if (job->failed + job->missed) {
@@ -227,20 +72,20 @@ static int get(job_t *job, uint64_t *numbers) {
                 kvf_status_text(job->failed ? job->last_failure : KVF_ERR_NOT_FOUND));
         return EXIT_FAILURE;
     }
-    if (job->options->verify && verify(job, numbers, matched) != EXIT_SUCCESS) return EXIT_FAILURE;
+    if (job->options->verify && kvf_files_verify(job, numbers, matched) != EXIT_SUCCESS) return EXIT_FAILURE;
     kvf_kvfile_output_t *output = job->output;
     job->output = NULL;
     status = kvf_kvfile_output_commit(output, &error);
     if (status != KVF_OK) return complain_of_file(&error);
-    if (matched < num_blocks(job) || job->options->some_layers)
-        printf("       what was not %s is zeros in %s\n", matched < num_blocks(job) ? "stored" : "asked for",
+    if (matched < kvf_files_num_blocks(job) || job->options->some_layers)
+        printf("       what was not %s is zeros in %s\n", matched < kvf_files_num_blocks(job) ? "stored" : "asked for",
                job->options->out);
     return EXIT_SUCCESS;
 }
 
 /* ---- both ---- */
 
-static kvf_status_t make_keys(job_t *job) {
+static kvf_status_t make_keys(kvf_files_job_t *job) {
     for (uint64_t r = 0; r < job->info->requests; r++) {
         kvf_status_t status = kvf_kvfile_keys(job->file, r, job->keys + r * job->info->blocks);
         if (status != KVF_OK) return status;
@@ -248,17 +93,20 @@ static kvf_status_t make_keys(job_t *job) {
     return KVF_OK;
 }
 
-static bool take_memory(job_t *job) {
-    job->keys = calloc(num_blocks(job), sizeof(*job->keys));
-    for (unsigned i = 0; i < DEPTH; i++) {
-        job->batches[i].pieces = calloc(BATCH * job->info->num_pieces, sizeof(kvf_piece_t));
-        if (!job->batches[i].pieces) return false;
+static bool take_memory(kvf_files_job_t *job) {
+    uint64_t blocks = kvf_files_num_blocks(job);
+    job->keys = calloc(blocks, sizeof(*job->keys));
+    job->bounds = calloc(blocks, sizeof(*job->bounds));
+    for (unsigned i = 0; i < KVF_FILES_DEPTH; i++) {
+        job->batches[i].pieces = calloc(KVF_FILES_BATCH * job->info->num_pieces, sizeof(kvf_piece_t));
+        job->batches[i].token_ids = calloc((size_t)KVF_FILES_BATCH * job->info->layout.block_tokens, sizeof(int32_t));
+        if (!job->batches[i].pieces || !job->batches[i].token_ids) return false;
     }
-    return job->keys != NULL;
+    return job->keys && job->bounds;
 }
 
-static int choose_layers(job_t *job) {
-    const file_options_t *options = job->options;
+static int choose_layers(kvf_files_job_t *job) {
+    const kvf_files_options_t *options = job->options;
     job->num_layers = job->info->layout.layers;
     if (options->some_layers) {
         if (options->last_layer >= job->num_layers) {
@@ -273,9 +121,9 @@ static int choose_layers(job_t *job) {
     return EXIT_SUCCESS;
 }
 
-static int start(job_t *job) {
+static int start(kvf_files_job_t *job) {
     const kvf_layout_t *layout = &job->info->layout;
-    const file_options_t *options = job->options;
+    const kvf_files_options_t *options = job->options;
     if (choose_layers(job) != EXIT_SUCCESS) return EXIT_FAILURE;
     if (!job->info->blocks) {
         fprintf(stderr, "kvfuse: %s has %llu tokens a request, less than a block of %llu: see --block-tokens\n",
@@ -285,11 +133,11 @@ static int start(job_t *job) {
     if (!take_memory(job) || make_keys(job) != KVF_OK) return complain(options->path, KVF_ERR_NO_MEMORY, "");
     job->client = kvf_cli_connect(&options->connection, "kvfuse");
     if (!job->client) return EXIT_FAILURE;
-    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
     kvf_error_t error = {""};
     kvf_status_t status =
-        options->out ? kvf_space_open_existing(job->client, options->space, layout, &policy, &job->space, &error)
-                     : kvf_space_open(job->client, options->space, layout, &policy, &job->space, &error);
+        options->out
+            ? kvf_space_open_existing(job->client, options->space, layout, &options->policy, &job->space, &error)
+            : kvf_space_open(job->client, options->space, layout, &options->policy, &job->space, &error);
     if (status == KVF_ERR_NOT_FOUND) {
         fprintf(stderr,
                 "kvfuse: there is no space '%s' at %s: nothing was put into it; kvfuse spaces lists those there are\n",
@@ -310,8 +158,8 @@ static int start(job_t *job) {
     return EXIT_SUCCESS;
 }
 
-static int run(const file_options_t *options, const char *label, int (*work)(job_t *, uint64_t *)) {
-    job_t *job = calloc(1, sizeof(*job));
+static int run(const kvf_files_options_t *options, const char *label, int (*work)(kvf_files_job_t *, uint64_t *)) {
+    kvf_files_job_t *job = calloc(1, sizeof(*job));
     if (!job) return complain(label, KVF_ERR_NO_MEMORY, "");
     job->options = options;
     kvf_error_t error = {""};
@@ -325,8 +173,8 @@ static int run(const file_options_t *options, const char *label, int (*work)(job
     job->info = kvf_kvfile_info(job->file);
     code = start(job);
     if (code != EXIT_SUCCESS) goto done;
-    numbers = calloc(num_blocks(job), sizeof(*numbers));
-    kvf_bar_start(&job->bar, STDERR_FILENO, label, num_blocks(job));
+    numbers = calloc(kvf_files_num_blocks(job), sizeof(*numbers));
+    kvf_bar_start(&job->bar, STDERR_FILENO, label, kvf_files_num_blocks(job));
     code = numbers ? work(job, numbers) : complain(label, KVF_ERR_NO_MEMORY, "");
     kvf_bar_finish(&job->bar);
 
@@ -334,15 +182,19 @@ done:
     kvf_close(job->client); /* first: nothing is written to the output after it */
     kvf_kvfile_output_abort(job->output);
     kvf_kvfile_close(job->file);
-    for (unsigned i = 0; i < DEPTH; i++) free(job->batches[i].pieces);
+    for (unsigned i = 0; i < KVF_FILES_DEPTH; i++) {
+        free(job->batches[i].pieces);
+        free(job->batches[i].token_ids);
+    }
     free(job->keys);
+    free(job->bounds);
     free(job);
     free(numbers);
     return code;
 }
 
 /* "A-B", or "A" alone. */
-static bool parse_layers(char *text, file_options_t *options) {
+static bool parse_layers(char *text, kvf_files_options_t *options) {
     char *dash = strchr(text, '-');
     if (dash) *dash = 0;
     bool valid = kvf_cli_parse_count(text, LAYERS_MAX - 1, &options->first_layer) &&
@@ -353,9 +205,13 @@ static bool parse_layers(char *text, file_options_t *options) {
 }
 
 static error_t parse(int key, char *argument, struct argp_state *state) {
-    file_options_t *options = state->input;
+    kvf_files_options_t *options = state->input;
     switch (key) {
-    case ARGP_KEY_INIT: state->child_inputs[0] = &options->connection; return 0;
+    case ARGP_KEY_INIT: /* the children of both commands in turn; those of get are the first two */
+        state->child_inputs[0] = &options->connection;
+        state->child_inputs[1] = &options->policy;
+        if (!options->is_get) state->child_inputs[2] = &options->connection;
+        return 0;
     case 'S': options->space = argument; return 0;
     case 'T':
         if (!kvf_cli_parse_count(argument, 1024, &options->block_tokens) || !options->block_tokens)
@@ -387,33 +243,37 @@ static error_t parse(int key, char *argument, struct argp_state *state) {
     "rotated), and rope_inv_freq, the inverse frequencies, where theta does not tell them. Keys are hashes of the "    \
     "token prefix."
 
-static const struct argp_child children[] = {{.argp = &kvf_cli_connection_argp}, {0}};
-
 int kvf_command_put(int argc, char **argv) {
     static const struct argp_option table[] = {SHARED_OPTIONS, {0}};
+    static const struct argp_child children[] = {
+        {.argp = &kvf_cli_connection_argp}, {.argp = &kvf_cli_policy_argp}, {.argp = &kvf_cli_put_mode_argp}, {0}};
     const struct argp argp = {.options = table,
                               .parser = parse,
                               .args_doc = "FILE.safetensors",
                               .doc = "Puts the KV of a file.\v" FILE_FORMAT,
                               .children = children};
-    file_options_t options = {.connection = KVF_CLI_CONNECTION_INIT, .space = "default", .block_tokens = 16};
+    kvf_files_options_t options = {.connection = KVF_CLI_CONNECTION_INIT, .space = "default", .block_tokens = 16};
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;
     return run(&options, "put", put);
 }
 
 int kvf_command_get(int argc, char **argv) {
-    static const struct argp_option table[] = {SHARED_OPTIONS,
-                                               {"out", 'o', "OUT", 0, "File that the KV goes to (needed)", 0},
-                                               {"verify", 'v', NULL, 0, "Compare it with FILE's own, bit for bit", 0},
-                                               {"layers", 'l', "A-B", 0, "Get only these layers, from 0 on (all)", 0},
-                                               {0}};
+    static const struct argp_option table[] = {
+        SHARED_OPTIONS,
+        {"out", 'o', "OUT", 0, "File that the KV goes to (needed)", 0},
+        {"verify", 'v', NULL, 0, "Compare it with FILE's own: bit for bit, or each row within the policy's bound", 0},
+        {"layers", 'l', "A-B", 0, "Get only these layers, from 0 on (all)", 0},
+        {0}};
+    static const struct argp_child children[] = {
+        {.argp = &kvf_cli_connection_argp}, {.argp = &kvf_cli_policy_argp}, {0}};
     const struct argp argp = {
         .options = table,
         .parser = parse,
         .args_doc = "FILE.safetensors",
         .doc = "Matches the requests of FILE by their tokens, and gets what is stored of them.\v" FILE_FORMAT,
         .children = children};
-    file_options_t options = {.connection = KVF_CLI_CONNECTION_INIT, .space = "default", .block_tokens = 16};
+    kvf_files_options_t options = {
+        .connection = KVF_CLI_CONNECTION_INIT, .is_get = true, .space = "default", .block_tokens = 16};
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;
     if (!options.out) {
         fprintf(stderr, "kvfuse get: --out OUT is needed, the file that the KV goes to\n");

@@ -3,6 +3,7 @@
  * that of the daemon's eviction. */
 #include "client/cli/cli.h"
 #include "client/cli/progress.h"
+#include "client/cli/verify.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -21,6 +22,7 @@ enum {
 
 typedef struct replay_options {
     kvf_cli_connection_t connection;
+    kvf_policy_t policy;
     const char *trace, *space;
     uint64_t block_bytes, limit;
     bool json, skip_get;
@@ -38,18 +40,25 @@ typedef struct replay {
 
 /* ---- blocks that stand in ---- */
 
-static void fill_block(uint8_t *to, size_t bytes, uint64_t id) {
-    uint64_t value = id * UINT64_C(0x9e3779b97f4a7c15) + 1;
-    for (size_t i = 0; i + 8 <= bytes; i += 8) {
-        memcpy(to + i, &value, 8);
-        value = value * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    }
+static kvf_layout_t layout_of(const replay_options_t *options) {
+    return (kvf_layout_t){.layers = 1,
+                          .planes = 1,
+                          .kv_heads = 1,
+                          .head_dim = (uint32_t)(options->block_bytes / 64),
+                          .block_tokens = 32,
+                          .dtype = KVF_BF16,
+                          .model = "kvfuse replay"};
 }
 
-static bool is_block(const uint8_t *bytes, size_t count, uint64_t id) {
+/* Whether `bytes` are the stand-in for block `id`, as near as the policy asks. */
+static bool is_block(const replay_t *replay, const uint8_t *bytes, uint64_t id, const float *told) {
     uint8_t expected[STAND_IN_BYTES_MAX];
-    fill_block(expected, count, id);
-    return !memcmp(bytes, expected, count);
+    kvf_layout_t layout = layout_of(replay->options);
+    kvf_cli_fill(expected, replay->options->block_bytes, id);
+    kvf_row_errors_t errors = {0};
+    kvf_verify_plane(&layout, expected, bytes, layout.block_tokens, kvf_cli_bound(&replay->options->policy, told, 0),
+                     &errors);
+    return kvf_verify_is_kept(&errors);
 }
 
 static void describe_blocks(replay_t *replay, size_t first, size_t count, kvf_block_t *blocks, kvf_piece_t *pieces) {
@@ -86,13 +95,15 @@ static kvf_status_t get_range(replay_t *replay, size_t first, size_t count) {
     kvf_piece_t pieces[BATCH];
     kvf_status_t statuses[BATCH];
     kvf_request_t request;
+    float told[BATCH][2] = {{0}};
+    kvf_request_options_t options = {.bounds = told[0]};
     describe_blocks(replay, first, count, blocks, pieces);
-    kvf_status_t status = kvf_get(replay->space, blocks, count, NULL, statuses, &request);
+    kvf_status_t status = kvf_get(replay->space, blocks, count, &options, statuses, &request);
     if (status == KVF_OK) status = kvf_wait_request(replay->client, request, NULL);
     if (status < 0) return status;
     for (size_t i = 0; i < count; i++) {
         replay->got += statuses[i] == KVF_OK;
-        replay->wrong += statuses[i] == KVF_OK && !is_block(pieces[i].base, pieces[i].bytes, replay->ids[first + i]);
+        replay->wrong += statuses[i] == KVF_OK && !is_block(replay, pieces[i].base, replay->ids[first + i], told[i]);
     }
     return KVF_OK;
 }
@@ -103,7 +114,7 @@ static kvf_status_t put_range(replay_t *replay, size_t first, size_t count) {
     kvf_status_t statuses[BATCH];
     kvf_request_t request;
     describe_blocks(replay, first, count, blocks, pieces);
-    for (size_t i = 0; i < count; i++) fill_block(pieces[i].base, pieces[i].bytes, replay->ids[first + i]);
+    for (size_t i = 0; i < count; i++) kvf_cli_fill(pieces[i].base, pieces[i].bytes, replay->ids[first + i]);
     kvf_status_t status = kvf_put(replay->space, blocks, count, NULL, statuses, &request);
     if (status == KVF_OK) status = kvf_wait_request(replay->client, request, NULL);
     if (status < 0) return status;
@@ -228,16 +239,10 @@ static void print_result(const replay_t *replay, double seconds) {
 
 static int replay_to(replay_t *replay, FILE *file) {
     const replay_options_t *options = replay->options;
-    kvf_layout_t layout = {.layers = 1,
-                           .planes = 1,
-                           .kv_heads = 1,
-                           .head_dim = (uint32_t)(options->block_bytes / 64),
-                           .block_tokens = 32,
-                           .dtype = KVF_BF16,
-                           .model = "kvfuse replay"};
-    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
+    kvf_layout_t layout = layout_of(options);
     kvf_error_t error = {""};
-    kvf_status_t status = kvf_space_open(replay->client, options->space, &layout, &policy, &replay->space, &error);
+    kvf_status_t status =
+        kvf_space_open(replay->client, options->space, &layout, &options->policy, &replay->space, &error);
     if (status != KVF_OK) {
         fprintf(stderr, "kvfuse: cannot open space '%s': %s: %s\n", options->space, kvf_status_text(status),
                 error.text);
@@ -252,7 +257,10 @@ static int replay_to(replay_t *replay, FILE *file) {
 static error_t parse(int key, char *argument, struct argp_state *state) {
     replay_options_t *options = state->input;
     switch (key) {
-    case ARGP_KEY_INIT: state->child_inputs[0] = &options->connection; return 0;
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = state->child_inputs[2] = &options->connection;
+        state->child_inputs[1] = &options->policy;
+        return 0;
     case 'S': options->space = argument; return 0;
     case 'B':
         if (!kvf_cli_parse_bytes(argument, &options->block_bytes) || options->block_bytes < STAND_IN_BYTES_MIN ||
@@ -284,7 +292,8 @@ int kvf_command_replay(int argc, char **argv) {
         {"match-only", 'm', NULL, 0, "Do not read what was matched (the policy then sees no use of it)", 0},
         {"json", 'j', NULL, 0, "Print one JSON object", 0},
         {0}};
-    static const struct argp_child children[] = {{.argp = &kvf_cli_connection_argp}, {0}};
+    static const struct argp_child children[] = {
+        {.argp = &kvf_cli_connection_argp}, {.argp = &kvf_cli_policy_argp}, {.argp = &kvf_cli_put_mode_argp}, {0}};
     const struct argp argp = {.options = table,
                               .parser = parse,
                               .args_doc = "TRACE.jsonl",

@@ -108,6 +108,44 @@ says 0 'space=shared policy="exact" model=' "$kvfuse" spaces --socket "$socket"
 says 0 'host-bytes = 64MiB' "$kvfuse" config --socket "$socket"
 says 0 'GB/s' "$kvfuse" top --socket "$socket" --count 2 --interval-ms 200
 
+# a space under a bound: what was put is nearer than that, and what is not is noticed
+"$kvfuse" fuse "$sample" --policy 'error 0.05' --out "$work/near.safetensors" >/dev/null
+for transport in shared network; do
+    says 0 '18 blocks stored' "$kvfuse" put --address "$address" --transport $transport --space bound-$transport \
+        --policy 'error K=0.5,V=0.25' "$work/near.safetensors"
+    says 0 'verify 20 blocks against .*: the largest row error is 0\.[12][0-9]* of its bound' "$kvfuse" get --address "$address" \
+        --transport $transport --space bound-$transport --policy 'error V=0.25,K=0.5' "$sample" --out "$work/b" --verify
+done
+says 0 'verify layers 1-2 of 20 blocks against' "$kvfuse" get --address "$address" --space bound-shared \
+    --policy 'error K=0.5,V=0.25' "$sample" --layers 1-2 --out "$work/b" --verify
+says 0 'space=bound-shared policy="error K=0.5,V=0.25" model=' "$kvfuse" spaces --socket "$socket"
+says 1 'error_v: the space has 0.25, asked for 0.5' \
+    "$kvfuse" get --address "$address" --space bound-shared --policy 'error 0.5' "$sample" --out "$work/b"
+says 1 'policy: the space has error, asked for exact' \
+    "$kvfuse" get --address "$address" --space bound-shared "$sample" --out "$work/b"
+says 0 '18 blocks stored' "$kvfuse" put --address "$address" --space tight --policy 'error 0.01' "$work/near.safetensors"
+rm -f "$work/b"
+says 1 'block 0 differs from .* by more than its bound' \
+    "$kvfuse" get --address "$address" --space tight --policy 'error 0.01' "$sample" --out "$work/b" --verify
+grep -q 'the largest row error is [1-9][0-9.]* of its bound' "$work/out" || fail "it does not say by how much"
+[ ! -e "$work/b" ] || fail "a file that is beyond its bound was written"
+says 0 '18 blocks stored' "$kvfuse" put --address "$address" --space ratio --policy 'ratio 8' "$sample"
+says 0 'against .*of its bound' "$kvfuse" get --address "$address" --space ratio --policy 'ratio 8' "$sample" --out "$work/b" --verify
+says 0 '18 blocks stored' "$kvfuse" put --address "$address" --space other-exact "$work/near.safetensors"
+says 1 'request 0, block 0 differs' "$kvfuse" get --address "$address" --space other-exact "$sample" --out "$work/b" --verify
+says 1 'policy fuse is not supported by this daemon yet' \
+    "$kvfuse" put --address "$address" --space fuse --policy 'fuse 0.9' "$sample"
+for command in put get bench replay; do
+    says 2 "policy 'error' needs E or" "$kvfuse" $command --policy 'error 2' "$sample"
+done
+for command in put bench replay; do
+    says 2 'put-mode is raw or fused' "$kvfuse" $command --put-mode coded "$sample"
+done
+says 2 'unrecognized option' "$kvfuse" get --put-mode raw "$sample"
+for space in bound-shared bound-network tight ratio other-exact; do
+    says 0 'is dropped' "$kvfuse" spaces --address "$address" --drop $space
+done
+
 # a trace: ten prompts of eight blocks that share their first four
 i=1
 while [ $i -le 10 ]; do
@@ -115,6 +153,8 @@ while [ $i -le 10 ]; do
     i=$((i + 1))
 done >"$work/trace.jsonl"
 says 0 '"prefix_hit_ratio": 0.45,' "$kvfuse" replay --address "$address" --json "$work/trace.jsonl"
+says 0 '"got": 36, "wrong": 0,' \
+    "$kvfuse" replay --address "$address" --space bound --policy 'error 0.1' --put-mode raw --json "$work/trace.jsonl"
 cp "$work/trace.jsonl" "$work/a \"trace\".jsonl"
 says 0 'a \\"trace\\".jsonl' "$kvfuse" replay --address "$address" --json "$work/a \"trace\".jsonl"
 echo '{"hash_ids": 7}' >"$work/bad.jsonl"
@@ -133,6 +173,11 @@ says 0 '32 KiB x 16 x 2 clients' "$kvfuse" bench --address "$address" --socket "
     --set-bytes 4M --depth 2 --clients 2 --ops put --transports network
 says 0 '"op": "match"' "$kvfuse" bench --address "$address" --socket "$socket" --no-ceilings --json --ms 100 --sizes 32K \
     --set-bytes 4M --depth 2
+for space in bound bench-32768 bench-128; do # room for what is read
+    says 0 'is dropped' "$kvfuse" spaces --address "$address" --drop $space
+done
+says 0 '"policy": "error 0.1", "put_mode": "raw"' "$kvfuse" bench --address "$address" --socket "$socket" --no-ceilings --json \
+    --ms 100 --sizes 32K --set-bytes 4M --depth 2 --ops get --policy 'error 0.1'
 
 # a daemon that hangs
 kill -STOP "$daemon"
