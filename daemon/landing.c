@@ -1,5 +1,5 @@
 /* landing.c - puts whose bytes lie in memory that the client shares: the daemon copies them, a slice a loop turn, so that
- * one session's large batch does not hold up the others. Landings of all sessions of a service take turns. */
+ * one session's large batch does not hold up the others. The sessions of a service take turns. */
 #define KVF_LOG_MODULE "landing"
 #include "daemon/session.h"
 
@@ -192,15 +192,29 @@ static bool work(kvf_landing_t *landing) {
     return landing->block == landing->count;
 }
 
+/* Those of a session land in their order, as blocks of one prompt are coded best; sessions take turns. */
+static void let_others_go_first(kvf_service_t *service, const kvf_session_t *session) {
+    kvf_landing_t *last = service->landings->prev, *landing, *next;
+    DL_FOREACH_SAFE(service->landings, landing, next) {
+        bool is_last = landing == last;
+        if (landing->session == session) {
+            DL_DELETE(service->landings, landing);
+            DL_APPEND(service->landings, landing);
+        }
+        if (is_last) return;
+    }
+}
+
 static void on_idle(uv_idle_t *idle) {
     kvf_service_t *service = idle->data;
     kvf_landing_t *landing = service->landings;
     if (landing) {
-        DL_DELETE(service->landings, landing);
-        if (work(landing))
+        if (work(landing)) {
+            DL_DELETE(service->landings, landing);
             end_landing(landing);
-        else
-            DL_APPEND(service->landings, landing);
+        } else {
+            let_others_go_first(service, landing->session);
+        }
     }
     if (service->landings) return;
     uv_idle_stop(idle);
