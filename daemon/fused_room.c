@@ -9,7 +9,7 @@
 #define GIVE_NS       UINT64_C(1000000000) /* a segment in which something stays held for that long is not given */
 #define GIVE_AGAIN_NS UINT64_C(5000000)
 
-enum { EVICTIONS_MAX = 256 /* for one piece of room */ };
+enum { EVICTIONS_MAX = 1024 /* for one piece of room */ };
 
 /* ---- growing ---- */
 
