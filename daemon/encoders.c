@@ -5,9 +5,15 @@
 #include "transport/log.h"
 
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <utlist.h>
 
-enum { THREADS_MAX = 64 };
+enum {
+    THREADS_MAX = 64,
+    NICE = 5, /* who waits for an answer goes first; staging-bytes holds putters back where this leaves too little */
+};
 
 /* A space's place in the list of those that have work. */
 typedef struct kvf__work_item {
@@ -73,6 +79,7 @@ static void take_turn(kvf_encoders_t *encoders, item_t *item) {
 
 static void *run(void *arg) {
     kvf_encoders_t *encoders = arg;
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE); /* on Linux: of this thread */
     pthread_mutex_lock(&encoders->lock);
     while (!encoders->is_ending) {
         item_t *item = next_due(encoders, kvf__now_ns());
