@@ -121,16 +121,17 @@ void kvf_encoders_stop(kvf_encoders_t *encoders) {
     pthread_mutex_unlock(&encoders->lock);
     for (unsigned i = 0; i < encoders->num_started; i++) pthread_join(encoders->threads[i], NULL);
     encoders->num_started = 0;
+    item_t *item, *next;
+    DL_FOREACH_SAFE(encoders->items, item, next) { /* what a dropped space still has to tell it tells now */
+        DL_DELETE(encoders->items, item);
+        kvf_space_unref(item->space);
+        free(item);
+    }
 }
 
 void kvf_encoders_destroy(kvf_encoders_t *encoders) {
     if (!encoders) return;
     kvf_encoders_stop(encoders);
-    item_t *item, *next;
-    DL_FOREACH_SAFE(encoders->items, item, next) {
-        kvf_space_unref(item->space);
-        free(item);
-    }
     pthread_cond_destroy(&encoders->changed);
     pthread_mutex_destroy(&encoders->lock);
     free(encoders);

@@ -82,6 +82,7 @@ struct kvf_fused {
     pthread_mutex_t tasks_lock;
     kvf__task_t *tasks;         /* [tasks_lock] the oldest first */
     kvf__task_t *coded_tasks;   /* [tasks_lock] the same: somebody waits for these */
+    unsigned coded_in_a_row;    /* [tasks_lock] that were taken */
     _Atomic uint64_t num_tasks; /* queued */
     uint64_t last_put_ns;       /* [tasks_lock] */
     bool is_learning_now;       /* [tasks_lock] a thread makes the basis */

@@ -11,6 +11,8 @@
 #define TRY_FOR_NS   UINT64_C(5000000000) /* a block that finds no room for that long leaves */
 #define TRY_AGAIN_NS UINT64_C(10000000)
 
+enum { CODED_IN_A_ROW = 4 /* blocks that came coded before a raw one has its turn */ };
+
 kvf__task_t *kvf__fused_make_task(const kvf_space_t *space) {
     return calloc(1, sizeof(kvf__task_t) + space->layout->block_tokens * sizeof(uint32_t));
 }
@@ -76,7 +78,9 @@ void kvf__fused_end_task(kvf_space_t *space, kvf__task_t *task) {
 
 static kvf__task_t *take_task(kvf_fused_t *fused) {
     pthread_mutex_lock(&fused->tasks_lock);
-    kvf__task_t **list = fused->coded_tasks ? &fused->coded_tasks : &fused->tasks, *task = *list;
+    bool is_coded = fused->coded_tasks && (!fused->tasks || fused->coded_in_a_row < CODED_IN_A_ROW);
+    fused->coded_in_a_row = is_coded ? fused->coded_in_a_row + 1 : 0;
+    kvf__task_t **list = is_coded ? &fused->coded_tasks : &fused->tasks, *task = *list;
     if (task) {
         DL_DELETE(*list, task);
         atomic_fetch_sub_explicit(&fused->num_tasks, 1, memory_order_relaxed);

@@ -236,6 +236,8 @@ void *kvf_heap_alloc(kvf_heap_t *heap, size_t bytes) {
     return (uint8_t *)run + HEAD_BYTES;
 }
 
+uint64_t kvf_heap_piece_max(const kvf_heap_t *heap) { return heap->segment_bytes - 2 * (uint64_t)HEAD_BYTES; }
+
 void kvf_heap_free(kvf_heap_t *heap, void *piece) {
     run_t *run = (run_t *)((uint8_t *)piece - HEAD_BYTES), *next = after(run), *previous = before(run);
     segment_t *segment = &heap->segments[kvf_heap_segment_of(heap, run)];

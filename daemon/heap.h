@@ -36,6 +36,8 @@ void kvf_heap_remove(kvf_heap_t *heap, uint32_t number);
 void *kvf_heap_alloc(kvf_heap_t *heap, size_t bytes);
 /* `piece` is of this heap, and in use; its segment may be closed. */
 void kvf_heap_free(kvf_heap_t *heap, void *piece);
+/* The largest piece that an empty segment has room for. Never changes [any thread]. */
+uint64_t kvf_heap_piece_max(const kvf_heap_t *heap);
 /* The segment that a piece lies in. */
 uint32_t kvf_heap_segment_of(const kvf_heap_t *heap, const void *piece);
 
