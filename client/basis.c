@@ -1,6 +1,6 @@
 /* basis.c - bases and models of fused spaces: asked for once, read beside the loop, a few kept; their coders. */
 #define KVF_LOG_MODULE "client"
-#include "client/fused.h"
+#include "client/coding.h"
 
 #include "client/job.h"
 #include "transport/log.h"
@@ -59,6 +59,12 @@ void kvf__basis_unref(kvf__basis_t *basis) {
     free(basis);
 }
 
+/* What it is has become known. */
+static void tell(kvf_client_t *client, const kvf__basis_t *basis) {
+    kvf__codeds_basis_came(client, basis);
+    kvf__codings_basis_came(client, basis);
+}
+
 static void let_go(kvf__basis_t *basis) {
     if (!basis->is_kept) return;
     basis->is_kept = false;
@@ -75,7 +81,7 @@ void kvf__bases_drop(kvf_space_t *space) {
         let_go(basis);
         if (!was_asked) {
             basis->status = KVF_ERR_NOT_FOUND;
-            kvf__codeds_basis_came(space->client, basis);
+            tell(space->client, basis);
         }
         kvf__basis_unref(basis);
     }
@@ -151,7 +157,7 @@ void kvf__bases_pump(kvf_space_t *space) {
         if (basis->is_asked) continue;
         basis->refs++;
         ask(basis);
-        if (basis->status != KVF_IN_PROGRESS) kvf__codeds_basis_came(space->client, basis);
+        if (basis->status != KVF_IN_PROGRESS) tell(space->client, basis);
         kvf__basis_unref(basis);
     }
 }
@@ -210,7 +216,7 @@ static void done(kvf__job_t *job) {
     make_room(basis->space);
     free(reading->bounds);
     free(reading);
-    kvf__codeds_basis_came(client, basis);
+    tell(client, basis);
     kvf__basis_unref(basis);
 }
 
@@ -265,7 +271,7 @@ static bool are_bounds(const kvf_space_t *space, const Kvf__BasisReply *reply) {
 void kvf__basis_refused(kvf__basis_t *basis, kvf_status_t status) {
     kvf_client_t *client = basis->space->client;
     fail(basis, status);
-    kvf__codeds_basis_came(client, basis);
+    tell(client, basis);
     kvf__basis_unref(basis);
 }
 
