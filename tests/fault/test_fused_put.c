@@ -136,6 +136,28 @@ Test(fused_put, an_exact_space_is_put_raw) {
     stop(fake, &rig);
 }
 
+/* Rows without end are kept raw, and cost more than they do without a record around them. */
+Test(fused_put, what_coding_makes_too_large_for_a_frame_goes_raw) {
+    small = rig_layout();
+    fake_fused = (fake_fused_t){0};
+    fake_fused_make(&small);
+    fake_daemon_t *fake = fake_start(&(fake_options_t){
+        .on_frame = fake_fused_on_frame, .is_fused = true, .max_message_bytes = kvf_layout_block_bytes(&small) + 300});
+    kvf_client_options_t options = rig_options(fake_address(fake), KVF_TRANSPORT_NETWORK);
+    options.put_mode = KVF_PUT_FUSED;
+    rig_t rig;
+    fake_fused_open(&rig, &options, &small);
+    uint64_t state = 1;
+    for (size_t at = 0; at < RIG_BLOCKS * rig.block_bytes; at += 2) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        rig.memory[at] = (unsigned char)(state >> 40);
+        rig.memory[at + 1] = 0x7f; /* infinite, or no number */
+    }
+    put_all(&rig, 0);
+    cr_assert_eq(fake_count(fake, KVF_FRAME_PLAN), RIG_BLOCKS);
+    stop(fake, &rig);
+}
+
 /* ---- a daemon that is not honest ---- */
 
 static void no_basis(fused_reply_t *r) {
