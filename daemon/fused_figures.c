@@ -3,16 +3,8 @@
 
 #include <string.h>
 
-/* What lies under the fused lock, as words that are stored and loaded one by one: figures of two moments may stand side by side. */
-typedef struct figures {
-    kvf_pool_stats_t pool;
-    uint64_t heap_bytes, table_bytes;
-} figures_t;
-
-static_assert(sizeof(figures_t) == KVF__FIGURES * sizeof(uint64_t), "KVF__FIGURES");
-
 void kvf__fused_publish(kvf_fused_t *fused) {
-    figures_t figures;
+    kvf__figures_t figures;
     uint64_t words[KVF__FIGURES];
     kvf_heap_stats_t heap;
     memset(&figures, 0, sizeof(figures));
@@ -22,7 +14,7 @@ void kvf__fused_publish(kvf_fused_t *fused) {
     figures.table_bytes = fused->table_bytes + fused->room_free * (sizeof(uint32_t) + sizeof(kvf_coded_t *)) +
                           fused->num_ref_chunks * KVF__UNIT_CHUNK * sizeof(uint32_t);
     memcpy(words, &figures, sizeof(words));
-    for (int i = 0; i < KVF__FIGURES; i++) atomic_store_explicit(&fused->figures[i], words[i], memory_order_relaxed);
+    for (size_t i = 0; i < KVF__FIGURES; i++) atomic_store_explicit(&fused->figures[i], words[i], memory_order_relaxed);
 }
 
 void kvf__fused_unlock(kvf_fused_t *fused) {
@@ -32,11 +24,11 @@ void kvf__fused_unlock(kvf_fused_t *fused) {
 
 void kvf_space_get_fused_stats(kvf_space_t *space, kvf_fused_stats_t *stats) {
     const kvf_fused_t *fused = space->fused;
-    figures_t figures;
+    kvf__figures_t figures;
     uint64_t words[KVF__FIGURES];
     memset(stats, 0, sizeof(*stats));
     if (!fused) return;
-    for (int i = 0; i < KVF__FIGURES; i++) words[i] = atomic_load_explicit(&fused->figures[i], memory_order_relaxed);
+    for (size_t i = 0; i < KVF__FIGURES; i++) words[i] = atomic_load_explicit(&fused->figures[i], memory_order_relaxed);
     memcpy(&figures, words, sizeof(figures));
     stats->pool = figures.pool;
     stats->heap_bytes = figures.heap_bytes;

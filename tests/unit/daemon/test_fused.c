@@ -70,6 +70,32 @@ Test(fused, a_leader_that_goes_leaves_its_followers_as_they_were) {
     rig_stop(&rig);
 }
 
+Test(fused, figures_wait_for_no_lock, .timeout = 20) {
+    rig_start(&rig, 4 << 20, 1 << 20, 0.05f);
+    for (uint32_t i = 0; i < 80; i++)
+        cr_assert_eq(rig_put_patiently(&rig, rig.space, (rig_block_t){i, i * RIG_TOKENS, (int64_t)i - 1}), KVF_OK);
+    rig_wait(&rig, rig.space);
+    kvf_space_stats_t space;
+    kvf_store_stats_t store;
+    kvf_pool_stats_t pool;
+    pthread_mutex_lock(&rig.space->fused->lock); /* an encoder that sleeps */
+    pthread_mutex_lock(&rig.space->mutex);
+    kvf_space_get_stats(rig.space, &space);
+    kvf_store_get_stats(rig.store, &store);
+    kvf_fused_stats_t fused = rig_stats(rig.space);
+    kvf_pool_get_stats(rig.space->fused->pool, &pool);
+    kvf_evict_stats_t evict;
+    kvf_evict_stats(rig.space->evict, &evict);
+    cr_assert_eq(kvf_evict_bytes(rig.space->evict), evict.memory_bytes);
+    pthread_mutex_unlock(&rig.space->mutex);
+    pthread_mutex_unlock(&rig.space->fused->lock);
+    cr_assert(space.blocks == 80 && store.all.blocks == 80 && space.block_bytes == fused.heap_bytes);
+    cr_assert(fused.pool.blocks == 80 && fused.pool.units == pool.units && pool.units && /* those of the last step */
+              fused.pool.bytes_records == pool.bytes_records && fused.pool.bytes_index == pool.bytes_index &&
+              fused.pool.bytes_basis == pool.bytes_basis && pool.bytes_basis);
+    rig_stop(&rig);
+}
+
 Test(fused, what_is_deleted_gives_all_its_memory_back) {
     rig_start(&rig, 8 << 20, 4 << 20, BOUND);
     put_run(0, 0, LESSON + 10);
