@@ -1,6 +1,6 @@
-/* basis.c - bases and models of fused spaces: asked for once, read beside the loop, a few kept; their decoders. */
+/* basis.c - bases and models of fused spaces: asked for once, read beside the loop, a few kept; their coders. */
 #define KVF_LOG_MODULE "client"
-#include "client/fused.h"
+#include "client/coding.h"
 
 #include "client/job.h"
 #include "transport/log.h"
@@ -8,41 +8,39 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- decoders [any] ---- */
+/* ---- coders [any] ---- */
 
-static void destroy_decoder(kvf__decoder_t *decoder) {
-    kvf_block_decoder_destroy(decoder->bounded);
-    kvf_exact_decoder_destroy(decoder->exact);
-    free((void *)decoder->planes);
-    free(decoder->scratch);
-    free(decoder);
+static void destroy_coder(kvf__coder_t *coder) {
+    kvf_block_encoder_destroy(coder->encoder);
+    kvf_block_decoder_destroy(coder->bounded);
+    kvf_exact_decoder_destroy(coder->exact);
+    free((void *)coder->planes);
+    free(coder->scratch);
+    free(coder);
 }
 
-static kvf__decoder_t *create_decoder(const kvf__basis_t *basis) {
+static kvf__coder_t *create_coder(const kvf__basis_t *basis) {
     const kvf_layout_t *layout = basis->space->layout;
-    kvf__decoder_t *decoder = calloc(1, sizeof(*decoder));
-    if (!decoder) return NULL;
-    kvf_status_t status = basis->form == KVF_FORM_BOUNDED
-                              ? kvf_block_decoder_create(basis->codec, &decoder->bounded)
-                              : kvf_exact_decoder_create(layout, basis->model, &decoder->exact);
-    decoder->planes = calloc((size_t)layout->layers * layout->planes, sizeof(*decoder->planes));
-    if (status == KVF_OK && decoder->planes) return decoder;
-    destroy_decoder(decoder);
+    kvf__coder_t *coder = calloc(1, sizeof(*coder));
+    if (!coder) return NULL;
+    coder->planes = calloc((size_t)layout->layers * layout->planes, sizeof(*coder->planes));
+    if (coder->planes) return coder;
+    free(coder);
     return NULL;
 }
 
-kvf__decoder_t *kvf__decoder_take(kvf__basis_t *basis) {
+kvf__coder_t *kvf__coder_take(kvf__basis_t *basis) {
     pthread_mutex_lock(&basis->lock);
-    kvf__decoder_t *decoder = basis->decoders;
-    if (decoder) basis->decoders = decoder->next;
+    kvf__coder_t *coder = basis->coders;
+    if (coder) basis->coders = coder->next;
     pthread_mutex_unlock(&basis->lock);
-    return decoder ? decoder : create_decoder(basis);
+    return coder ? coder : create_coder(basis);
 }
 
-void kvf__decoder_give_back(kvf__basis_t *basis, kvf__decoder_t *decoder) {
+void kvf__coder_give_back(kvf__basis_t *basis, kvf__coder_t *coder) {
     pthread_mutex_lock(&basis->lock);
-    decoder->next = basis->decoders;
-    basis->decoders = decoder;
+    coder->next = basis->coders;
+    basis->coders = coder;
     pthread_mutex_unlock(&basis->lock);
 }
 
@@ -50,15 +48,21 @@ void kvf__decoder_give_back(kvf__basis_t *basis, kvf__decoder_t *decoder) {
 
 void kvf__basis_unref(kvf__basis_t *basis) {
     if (!basis || --basis->refs) return;
-    while (basis->decoders) {
-        kvf__decoder_t *next = basis->decoders->next;
-        destroy_decoder(basis->decoders);
-        basis->decoders = next;
+    while (basis->coders) {
+        kvf__coder_t *next = basis->coders->next;
+        destroy_coder(basis->coders);
+        basis->coders = next;
     }
     kvf_codec_destroy(basis->codec);
     kvf_exact_model_unref(basis->model);
     pthread_mutex_destroy(&basis->lock);
     free(basis);
+}
+
+/* What it is has become known. */
+static void tell(kvf_client_t *client, const kvf__basis_t *basis) {
+    kvf__codeds_basis_came(client, basis);
+    kvf__codings_basis_came(client, basis);
 }
 
 static void let_go(kvf__basis_t *basis) {
@@ -77,7 +81,7 @@ void kvf__bases_drop(kvf_space_t *space) {
         let_go(basis);
         if (!was_asked) {
             basis->status = KVF_ERR_NOT_FOUND;
-            kvf__codeds_basis_came(space->client, basis);
+            tell(space->client, basis);
         }
         kvf__basis_unref(basis);
     }
@@ -153,7 +157,7 @@ void kvf__bases_pump(kvf_space_t *space) {
         if (basis->is_asked) continue;
         basis->refs++;
         ask(basis);
-        if (basis->status != KVF_IN_PROGRESS) kvf__codeds_basis_came(space->client, basis);
+        if (basis->status != KVF_IN_PROGRESS) tell(space->client, basis);
         kvf__basis_unref(basis);
     }
 }
@@ -212,7 +216,7 @@ static void done(kvf__job_t *job) {
     make_room(basis->space);
     free(reading->bounds);
     free(reading);
-    kvf__codeds_basis_came(client, basis);
+    tell(client, basis);
     kvf__basis_unref(basis);
 }
 
@@ -267,7 +271,7 @@ static bool are_bounds(const kvf_space_t *space, const Kvf__BasisReply *reply) {
 void kvf__basis_refused(kvf__basis_t *basis, kvf_status_t status) {
     kvf_client_t *client = basis->space->client;
     fail(basis, status);
-    kvf__codeds_basis_came(client, basis);
+    tell(client, basis);
     kvf__basis_unref(basis);
 }
 

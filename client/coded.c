@@ -200,8 +200,8 @@ void kvf__coded_start(kvf__coded_t *coded) {
 }
 
 bool kvf__coded_must_wait(kvf__coded_t *coded) {
-    if (!coded || !coded->jobs) return false;
-    kvf__decode_cancel(coded);
+    if (!coded || !coded->slices) return false;
+    kvf__slices_cancel(coded->slices);
     return true;
 }
 

@@ -41,6 +41,7 @@ void kvf__completion_post(kvf__request_t *request, kvf_status_t status) {
 
 static void free_request(kvf__request_t *request) {
     free(request->own_statuses);
+    free(request->again);
     free(request);
 }
 

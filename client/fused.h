@@ -19,7 +19,6 @@
 
 enum {
     KVF__FUSED_PART_BYTES = 16 << 20, /* of blocks that one frame asks for, unless one is larger */
-    KVF__JOB_BYTES = 512 << 10,       /* of blocks in a job, unless one is larger */
     KVF__UNITS_ASKED_MAX = 4096,      /* in one GetUnits: a daemon takes no more */
     KVF__BASES_KEPT = 4,              /* of a space */
     KVF__CODED_COST = 48,             /* of a block in a reply's body, beside KVF__KEY_COST and its units */
@@ -28,13 +27,15 @@ enum {
 
 /* ---- basis.c: what blocks of a version were coded with ---- */
 
-typedef struct kvf__decoder {
+/* What one thread codes or decodes with; each part is made when it is first needed. */
+typedef struct kvf__coder {
     kvf_block_decoder_t *bounded; /* one of these, by the form */
     kvf_exact_decoder_t *exact;
-    void **planes;    /* [layer, plane] where to */
-    uint8_t *scratch; /* [block_bytes] for planes that lie in pieces; NULL: not needed so far */
-    struct kvf__decoder *next;
-} kvf__decoder_t;
+    kvf_block_encoder_t *encoder;
+    void **planes;    /* [layer, plane] where to, or from */
+    uint8_t *scratch; /* [block_bytes] for planes that lie in pieces */
+    struct kvf__coder *next;
+} kvf__coder_t;
 
 struct kvf__basis {
     kvf_space_t *space;
@@ -48,7 +49,7 @@ struct kvf__basis {
     bool is_kept, is_asked;
     kvf__basis_t *prev, *next; /* while it is kept: of the space, least recently used first */
     pthread_mutex_t lock;
-    kvf__decoder_t *decoders; /* [lock] that are not in use */
+    kvf__coder_t *coders; /* [lock] that are not in use */
 };
 
 /* A reference to the basis of `version`, which is asked for if it is not known: its status says whether it is there. NULL: out of memory. */
@@ -66,9 +67,9 @@ void kvf__bases_pump(kvf_space_t *space);
 /* Lets go of all of a space: it has become another one, or the connection is lost. */
 void kvf__bases_drop(kvf_space_t *space);
 
-/* A decoder of the basis, for the caller alone; NULL: out of memory. [any] */
-kvf__decoder_t *kvf__decoder_take(kvf__basis_t *basis);
-void kvf__decoder_give_back(kvf__basis_t *basis, kvf__decoder_t *decoder);
+/* A coder of the basis, for the caller alone; NULL: out of memory. [any] */
+kvf__coder_t *kvf__coder_take(kvf__basis_t *basis);
+void kvf__coder_give_back(kvf__basis_t *basis, kvf__coder_t *coder);
 
 /* ---- coded.c: the coded blocks of one frame, from its answer to their decoding ---- */
 
@@ -88,8 +89,6 @@ typedef struct kvf__need {
     kvf_status_t status;
 } kvf__need_t;
 
-typedef struct kvf__decode_job kvf__decode_job_t;
-
 struct kvf__coded {
     kvf__part_t *part;
     kvf__coded_block_t *blocks; /* [num_blocks] by version */
@@ -106,7 +105,7 @@ struct kvf__coded {
     size_t asked_end; /* of those that units_part asks for, from next_need on */
     kvf__part_t *units_part;
     bool waits_to_ask;
-    kvf__decode_job_t *jobs;
+    kvf__slice_t *slices;
     kvf__coded_t *prev, *next;
 };
 
@@ -133,6 +132,8 @@ bool kvf__coded_may_have(const kvf_space_t *space, uint64_t bytes);
 
 /* By id, in needs that are sorted; NULL: none. [any] */
 kvf__need_t *kvf__need_find(kvf__need_t *needs, size_t count, uint64_t id);
+/* The bytes of the unit, if it is held. As a kvf_unit_find_fn. [any] */
+bool kvf__need_bytes(kvf__need_t *needs, size_t count, uint64_t id, kvf_unit_bytes_t *out);
 /* Sorts by id, and keeps each id once: returns how many. */
 size_t kvf__needs_sort(kvf__need_t *needs, size_t count);
 /* With the references to the units. */
@@ -142,11 +143,18 @@ kvf_status_t kvf__needs_list(kvf__coded_t *coded);
 /* Blocks that lack a unit, or have one that is damaged, are not decoded: sets their statuses. */
 void kvf__needs_judge(kvf__coded_t *coded);
 
+/* ---- planes.c: where a block's planes lie for a coder [any] ---- */
+
+/* Points coder->planes at the layers that the request moves. False: out of memory. */
+bool kvf__planes_place(kvf__coder_t *coder, const kvf__request_t *request, size_t block);
+/* Copies what lies in the scratch block to the pieces, or from them. */
+void kvf__planes_scatter(const kvf__coder_t *coder, const kvf__request_t *request, size_t block);
+void kvf__planes_gather(const kvf__coder_t *coder, const kvf__request_t *request, size_t block);
+
 /* ---- decode.c ---- */
 
-/* Starts the jobs for the blocks at hand whose status is not known. Returns whether there are any. */
+/* Starts jobs for the blocks at hand. Returns whether there are any. */
 bool kvf__decode_start(kvf__coded_t *coded);
-void kvf__decode_cancel(kvf__coded_t *coded);
 /* All jobs have ended. */
 void kvf__coded_decoded(kvf__coded_t *coded);
 

@@ -1,5 +1,5 @@
 /* fused_get.c - asks for blocks of a fused space, and takes apart what comes: raw blocks, records, units. */
-#include "client/fused.h"
+#include "client/coding.h"
 
 #include "kernels/kernels.h"
 
@@ -204,5 +204,6 @@ void kvf__fused_forget(kvf_client_t *client) {
 void kvf__fused_pump(kvf_client_t *client) {
     if (!client->num_to_ask) return;
     kvf__codeds_pump(client);
+    kvf__codings_pump(client);
     for (kvf_space_t *space = client->spaces; space; space = space->next) kvf__bases_pump(space);
 }

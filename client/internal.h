@@ -82,6 +82,8 @@ void kvf__part_on_sent(void *arg, kvf_status_t status);
 void kvf__part_abandon(kvf__part_t *part);
 /* The same of one that has no request. */
 void kvf__part_forsake(kvf__part_t *part);
+/* It goes on, after that, with another frame of `type`. False: out of memory. */
+bool kvf__part_renew(kvf__part_t *part, kvf_frame_type_t type);
 /* Its answer came, which takes a while to be dealt with: the daemon counts it no more. */
 void kvf__part_hold(kvf__part_t *part);
 /* Statuses that a daemon may give for one key. */
@@ -132,10 +134,15 @@ kvf_status_t kvf__get_copy_block(const kvf__request_t *request, size_t block, co
                                  const uint64_t *checksums);
 void kvf__keys_answered(kvf__part_t *part, const Kvf__KeysReply *reply);
 void kvf__match_answered(kvf__part_t *part, const Kvf__MatchReply *reply);
+static inline ProtobufCBinaryData kvf__key_pack(const kvf_key_t *key) {
+    return (ProtobufCBinaryData){.len = key->num_bytes, .data = (uint8_t *)(uintptr_t)key->bytes};
+}
 /* The keys of `count` blocks from `first` on, in the arena `out`; NULL: out of memory. */
 ProtobufCBinaryData *kvf__keys_pack(kvf__request_t *request, size_t first, size_t count);
 /* How `part` fared that was handed to kvf_conn_send: KVF__SENT, or it is taken back. */
 kvf__sent_t kvf__part_launched(kvf__part_t *part, kvf_status_t status);
+/* Sends the block once more, raw. Its status is not known; out of memory it is that. */
+void kvf__request_again(kvf__request_t *request, size_t block);
 /* Sets the status of one block that will not be sent. */
 kvf__sent_t kvf__request_skip(kvf__request_t *request, kvf_status_t status);
 

@@ -1,6 +1,10 @@
 /* job.c - see job.h. */
 #include "client/internal.h"
 
+#include <stdlib.h>
+
+enum { SLICE_BYTES = 512 << 10 /* of blocks, unless one is larger: half a millisecond or so */ };
+
 static void run(kvf__job_t *job) {
     if (!atomic_load_explicit(&job->is_canceled, memory_order_relaxed)) job->run(job);
 }
@@ -57,4 +61,35 @@ void kvf__jobs_finish(kvf_client_t *client) {
         take_first(client);
     }
     while (client->num_jobs) uv_run(&client->loop, UV_RUN_ONCE);
+}
+
+/* ---- slices ---- */
+
+void kvf__slices_start(kvf_client_t *client, const kvf__slice_t *like, size_t first, size_t end, uint64_t block_bytes,
+                       kvf__slice_t **slices) {
+    size_t most = block_bytes < SLICE_BYTES ? SLICE_BYTES / block_bytes : 1;
+    for (size_t at = first; at < end; at += most) {
+        kvf__slice_t *slice = calloc(1, sizeof(*slice));
+        if (!slice) break;
+        slice->job.run = like->job.run;
+        slice->job.done = like->job.done;
+        slice->owner = like->owner;
+        slice->first = at;
+        slice->count = end - at < most ? end - at : most;
+        slice->job.bytes = slice->count * block_bytes;
+        DL_APPEND(*slices, slice);
+    }
+    kvf__slice_t *slice;
+    DL_FOREACH(*slices, slice) kvf__job_start(client, &slice->job);
+}
+
+void kvf__slices_cancel(kvf__slice_t *slices) {
+    kvf__slice_t *slice;
+    DL_FOREACH(slices, slice) kvf__job_cancel(&slice->job);
+}
+
+bool kvf__slice_end(kvf__slice_t *slice, kvf__slice_t **slices) {
+    DL_DELETE(*slices, slice);
+    free(slice);
+    return !*slices;
 }

@@ -31,4 +31,20 @@ bool kvf__jobs_work(kvf_client_t *client);
 /* Ends all jobs: cancels those that have not begun and can be, waits for the others. */
 void kvf__jobs_finish(kvf_client_t *client);
 
+/* ---- work on many blocks, a few a job ---- */
+
+typedef struct kvf__slice {
+    kvf__job_t job;
+    void *owner;
+    size_t first, count; /* blocks of the owner's */
+    struct kvf__slice *prev, *next;
+} kvf__slice_t;
+
+/* Starts jobs for blocks [first, end) of `block_bytes` each: `slices` lists them. Out of memory, the last blocks have none. */
+void kvf__slices_start(kvf_client_t *client, const kvf__slice_t *like, size_t first, size_t end, uint64_t block_bytes,
+                       kvf__slice_t **slices);
+void kvf__slices_cancel(kvf__slice_t *slices);
+/* Of `done`: takes the slice off the list and frees it. Returns whether it was the last. */
+bool kvf__slice_end(kvf__slice_t *slice, kvf__slice_t **slices);
+
 #endif

@@ -1,11 +1,10 @@
 /* keys.c - requests of keys alone (match, delete), and the answers that are a status a key (put, delete). */
-#include "client/internal.h"
+#include "client/coding.h"
 
 ProtobufCBinaryData *kvf__keys_pack(kvf__request_t *request, size_t first, size_t count) {
     ProtobufCBinaryData *keys = kvf_arena_alloc(request->client->out, count * sizeof(*keys));
     for (size_t i = 0; keys && i < count; i++) {
-        const kvf_key_t *key = &request->blocks[first + i].key;
-        keys[i] = (ProtobufCBinaryData){.len = key->num_bytes, .data = (uint8_t *)(uintptr_t)key->bytes};
+        keys[i] = kvf__key_pack(&request->blocks[first + i].key);
     }
     return keys;
 }
@@ -49,6 +48,10 @@ void kvf__keys_answered(kvf__part_t *part, const Kvf__KeysReply *reply) {
     if ((reply->status != KVF_OK && reply->status != KVF_PARTIAL) ||
         !kvf__part_check_statuses(part, reply->n_statuses, reply->statuses)) {
         kvf__part_refuse(part, "statuses that are not those of its keys");
+        return;
+    }
+    if (part->coding) {
+        kvf__fused_put_answered(part, reply);
         return;
     }
     kvf__request_t *request = part->request;

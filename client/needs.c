@@ -29,6 +29,13 @@ kvf__need_t *kvf__need_find(kvf__need_t *needs, size_t count, uint64_t id) {
     return count ? bsearch(&wanted, needs, count, sizeof(*needs), compare_needs) : NULL;
 }
 
+bool kvf__need_bytes(kvf__need_t *needs, size_t count, uint64_t id, kvf_unit_bytes_t *out) {
+    const kvf__need_t *need = kvf__need_find(needs, count, id);
+    if (!need || !need->unit) return false;
+    *out = (kvf_unit_bytes_t){.bytes = need->unit->bytes, .num_bytes = need->unit->num_bytes};
+    return true;
+}
+
 void kvf__needs_free(kvf__need_t *needs, size_t count) {
     for (size_t i = 0; i < count; i++) kvf__held_unit_unref(needs[i].unit);
     free(needs);

@@ -1,6 +1,6 @@
 /* part.c - one frame of ours and its answer. */
 #define KVF_LOG_MODULE "client"
-#include "client/fused.h"
+#include "client/coding.h"
 
 #include "transport/log.h"
 
@@ -14,9 +14,21 @@ static bool is_counted(const kvf__part_t *part) {
     case KVF_FRAME_MATCH:
     case KVF_FRAME_DELETE:
     case KVF_FRAME_GET_UNITS:
-    case KVF_FRAME_GET_BASIS: return true;
+    case KVF_FRAME_GET_BASIS:
+    case KVF_FRAME_PLAN: return true;
     default: return false;
     }
+}
+
+/* Gives it a number, under which it waits for an answer. */
+static bool enter(kvf__part_t *part) {
+    kvf_client_t *client = part->client;
+    part->number = ++client->last_number;
+    part->sent_ns = kvf__now_ns();
+    HASH_ADD(hh, client->parts, number, sizeof(part->number), part);
+    if (!part->hh.tbl) return false;
+    if (is_counted(part)) client->num_in_flight++;
+    return true;
 }
 
 kvf__part_t *kvf__part_create(kvf_client_t *client, kvf_frame_type_t type, kvf__request_t *request, size_t count,
@@ -25,12 +37,9 @@ kvf__part_t *kvf__part_create(kvf_client_t *client, kvf_frame_type_t type, kvf__
     if (!part) return NULL;
     part->client = client;
     part->type = type;
-    part->number = ++client->last_number;
     part->request = request;
     part->count = count;
-    part->sent_ns = kvf__now_ns();
-    HASH_ADD(hh, client->parts, number, sizeof(part->number), part);
-    if (!part->hh.tbl) {
+    if (!enter(part)) {
         free(part);
         return NULL;
     }
@@ -40,7 +49,6 @@ kvf__part_t *kvf__part_create(kvf_client_t *client, kvf_frame_type_t type, kvf__
         client->flight_bytes[request->op] += bytes;
         DL_APPEND(request->parts, part);
     }
-    if (is_counted(part)) client->num_in_flight++;
     return part;
 }
 
@@ -60,6 +68,7 @@ static void leave_request(kvf__part_t *part) {
     kvf_client_t *client = part->client;
     kvf__lease_drop(part);
     if (part->coded) kvf__coded_destroy(part->coded);
+    if (part->coding) kvf__coding_destroy(part->coding);
     kvf__bounce_give_back(&client->bounce, part->chunk);
     part->chunk = NULL;
     client->flight_bytes[part->request->op] -= part->bytes;
@@ -80,6 +89,10 @@ void kvf__part_discard(kvf__part_t *part) { destroy(part); }
 
 static void set_statuses(const kvf__part_t *part, kvf_status_t status) {
     kvf__request_t *request = part->request;
+    if (part->coding) {
+        kvf__coding_end(part->coding, status);
+        return;
+    }
     for (size_t i = part->first; request->statuses && i < part->first + part->count; i++)
         if (request->statuses[i] == KVF_IN_PROGRESS) request->statuses[i] = status;
     if (!request->statuses && status) { /* a match ends here */
@@ -127,6 +140,12 @@ void kvf__part_forsake(kvf__part_t *part) {
                              part->client->max_requests);
 }
 
+bool kvf__part_renew(kvf__part_t *part, kvf_frame_type_t type) {
+    part->type = type;
+    part->is_answered = false;
+    return enter(part);
+}
+
 void kvf__part_hold(kvf__part_t *part) {
     part->is_answered = true;
     strike(part);
@@ -135,7 +154,7 @@ void kvf__part_hold(kvf__part_t *part) {
 /* ---- answers ---- */
 
 bool kvf__part_check_statuses(const kvf__part_t *part, size_t count, const int32_t *statuses) {
-    if (count != part->count) return false;
+    if (count != (part->coding ? part->coding->num_blocks : part->count)) return false;
     for (size_t i = 0; i < count; i++) {
         if (statuses[i] == KVF_OK) continue;
         if (statuses[i] == KVF_EXISTS && part->type == KVF_FRAME_PUT) continue;
@@ -192,6 +211,7 @@ static answer_type_t answer_type(kvf_frame_type_t asked) {
     case KVF_FRAME_MATCH: return (answer_type_t){KVF_FRAME_MATCH_REPLY, &kvf__match_reply__descriptor};
     case KVF_FRAME_DELETE: return (answer_type_t){KVF_FRAME_DELETE_REPLY, &kvf__keys_reply__descriptor};
     case KVF_FRAME_GET_UNITS: return (answer_type_t){KVF_FRAME_UNITS_REPLY, &kvf__units_reply__descriptor};
+    case KVF_FRAME_PLAN: return (answer_type_t){KVF_FRAME_PLAN_REPLY, &kvf__plan_reply__descriptor};
     case KVF_FRAME_GET_BASIS: return (answer_type_t){KVF_FRAME_BASIS_REPLY, &kvf__basis_reply__descriptor};
     default: return (answer_type_t){KVF_FRAME_PONG, &kvf__ping__descriptor};
     }
@@ -216,6 +236,7 @@ static void dispatch(kvf__part_t *part, const kvf_frame_head_t *head, const void
     case KVF_FRAME_DROP_SPACE_REPLY: kvf__space_drop_answered(part, body); break;
     case KVF_FRAME_GET_REPLY: kvf__get_answered(part, body, payload, head->payload_bytes); break;
     case KVF_FRAME_UNITS_REPLY: kvf__coded_units_answered(part, body, payload, head->payload_bytes); break;
+    case KVF_FRAME_PLAN_REPLY: kvf__plan_answered(part, body, payload, head->payload_bytes); break;
     case KVF_FRAME_BASIS_REPLY: kvf__basis_answered(part, body, payload, head->payload_bytes); break;
     case KVF_FRAME_PUT_REPLY:
     case KVF_FRAME_DELETE_REPLY: kvf__keys_answered(part, body); break;
@@ -225,7 +246,8 @@ static void dispatch(kvf__part_t *part, const kvf_frame_head_t *head, const void
 }
 
 static bool may_carry(kvf_frame_type_t type) {
-    return type == KVF_FRAME_GET_REPLY || type == KVF_FRAME_UNITS_REPLY || type == KVF_FRAME_BASIS_REPLY;
+    return type == KVF_FRAME_GET_REPLY || type == KVF_FRAME_UNITS_REPLY || type == KVF_FRAME_BASIS_REPLY ||
+           type == KVF_FRAME_PLAN_REPLY;
 }
 
 /* Whether somebody waits for its answer. */

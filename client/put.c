@@ -1,6 +1,6 @@
 /* put.c - the three ways of a block's bytes to the daemon: it reads them in memory that we lent; it reads them in the
  * bounce ring, where we copy them; or they travel with the frame. */
-#include "client/internal.h"
+#include "client/coding.h"
 
 #include <stdlib.h>
 
@@ -226,8 +226,8 @@ static kvf__sent_t send_by_network(kvf__request_t *request, size_t most) {
                                                   num_pieces, kvf__part_on_sent, part));
 }
 
-kvf__sent_t kvf__put_send(kvf__request_t *request) {
-    size_t most = request->count - request->next;
+/* Some of `most` blocks from the next on, as they are. */
+static kvf__sent_t send_raw(kvf__request_t *request, size_t most) {
     if (most > request->client->max_batch) most = request->client->max_batch;
     size_t fit = kvf__split_keys(KVF__KEY_COST + request->hint_bytes);
     if (most > fit) most = fit;
@@ -236,4 +236,23 @@ kvf__sent_t kvf__put_send(kvf__request_t *request) {
     case ROUTE_BOUNCE: return send_bounced(request, most);
     default: return send_by_network(request, most);
     }
+}
+
+/* Blocks that could not go coded. */
+static kvf__sent_t send_again(kvf__request_t *request) {
+    kvf__range_t *range = &request->again[request->num_again - 1];
+    size_t next = request->next;
+    request->next = range->first;
+    kvf__sent_t sent = send_raw(request, range->count);
+    range->count -= request->next - range->first;
+    range->first = request->next;
+    if (!range->count) request->num_again--;
+    request->next = next;
+    return sent;
+}
+
+kvf__sent_t kvf__put_send(kvf__request_t *request) {
+    if (request->num_again) return send_again(request);
+    if (kvf__fused_put_applies(request)) return kvf__fused_put_send(request);
+    return send_raw(request, request->count - request->next);
 }

@@ -1,5 +1,5 @@
 /* queue.c - which request sends its next part, and when: operations take turns, requests of one go in order. */
-#include "client/fused.h"
+#include "client/coding.h"
 
 #include <stdlib.h>
 
@@ -30,6 +30,10 @@ bool kvf__queue_take_turn(kvf_client_t *client, uint64_t bytes) {
 static kvf__sent_t send_next(kvf__request_t *request) {
     if (request->space->status) { /* the daemon would not open it again */
         while (request->next < request->count) kvf__request_skip(request, request->space->status);
+        for (; request->num_again; request->num_again--) {
+            const kvf__range_t *range = &request->again[request->num_again - 1];
+            for (size_t i = 0; i < range->count; i++) request->statuses[range->first + i] = request->space->status;
+        }
         return KVF__SENT;
     }
     switch (request->op) {
@@ -45,7 +49,7 @@ static bool serve(kvf_client_t *client, unsigned op) {
     if (!request) return false;
     if (send_next(request) != KVF__SENT) return false;
     bool is_match = request->op == KVF__OP_MATCH; /* its next part waits for the answer */
-    if (request->next == request->count || (is_match && request->parts)) {
+    if ((request->next == request->count && !request->num_again) || (is_match && request->parts)) {
         DL_DELETE2(client->queues[op], request, queue_prev, queue_next);
         request->is_queued = false;
     }

@@ -1,5 +1,5 @@
 /* request.c - a request's way: submitted, live, ended. */
-#include "client/fused.h"
+#include "client/coding.h"
 
 #include <stdlib.h>
 
@@ -19,6 +19,26 @@ static void fill(kvf__request_t *request, kvf_status_t status) {
         if (request->statuses[i] == KVF_IN_PROGRESS) request->statuses[i] = status;
 }
 
+void kvf__request_again(kvf__request_t *request, size_t block) {
+    kvf__range_t *last = request->num_again ? &request->again[request->num_again - 1] : NULL;
+    if (last && last->first + last->count == block) {
+        last->count++;
+        return;
+    }
+    if (request->num_again == request->room_again) {
+        size_t room = 2 * request->room_again + 4;
+        kvf__range_t *again = realloc(request->again, room * sizeof(*again));
+        if (!again) {
+            request->statuses[block] = KVF_ERR_NO_MEMORY;
+            return;
+        }
+        request->again = again;
+        request->room_again = room;
+    }
+    request->again[request->num_again++] = (kvf__range_t){.first = block, .count = 1};
+    if (!request->is_queued) kvf__queue_add(request, true);
+}
+
 static void unqueue(kvf__request_t *request) {
     if (!request->is_queued) return;
     DL_DELETE2(request->client->queues[request->op], request, queue_prev, queue_next);
@@ -35,19 +55,19 @@ void kvf__request_settle(kvf__request_t *request) {
     if (request->parts) return;
     if (request->is_ending)
         fill(request, request->end_status);
-    else if (request->next < request->count)
+    else if (request->next < request->count || request->num_again)
         return;
     complete(request);
 }
 
-/* Abandons the parts that nothing holds; those that are being decoded end by themselves. Returns whether UCX still reads the caller's memory for another. */
+/* Abandons the parts that nothing holds; those that are being coded or decoded end by themselves. Returns whether UCX still reads the caller's memory for another. */
 static bool abandon_parts(kvf__request_t *request) {
     bool is_sending = false;
     kvf__part_t *part, *next;
     DL_FOREACH_SAFE(request->parts, part, next) {
         if (part->is_sending)
             is_sending = true;
-        else if (!kvf__coded_must_wait(part->coded))
+        else if (!kvf__coded_must_wait(part->coded) && !kvf__coding_must_wait(part->coding))
             kvf__part_abandon(part);
     }
     return is_sending;

@@ -62,6 +62,7 @@ typedef struct kvf__link kvf__link_t;
 typedef struct kvf__segment kvf__segment_t;
 typedef struct kvf__basis kvf__basis_t;
 typedef struct kvf__coded kvf__coded_t;
+typedef struct kvf__coding kvf__coding_t;
 
 /* ---- requests ---- */
 
@@ -76,6 +77,11 @@ typedef struct kvf__block {
     const uint8_t *token_ids; /* little-endian u32 [block_tokens], or NULL */
     kvf_key_t previous;
 } kvf__block_t;
+
+/* Blocks of a request. */
+typedef struct kvf__range {
+    size_t first, count;
+} kvf__range_t;
 
 /* One allocation holds the request, its blocks, pieces, token ids and keys. */
 struct kvf__request {
@@ -95,8 +101,10 @@ struct kvf__request {
     kvf_status_t *own_statuses;
     float *bounds; /* of a get: [count, 2] the caller's, or NULL */
 
-    size_t next;        /* first block that was not sent */
-    kvf__part_t *parts; /* that were sent and have not ended */
+    size_t next;         /* first block that was not sent */
+    kvf__part_t *parts;  /* that were sent and have not ended */
+    kvf__range_t *again; /* [num_again] of a put: before `next`, to be sent raw since they could not go coded */
+    size_t num_again, room_again;
     size_t matched;
     bool is_queued;
     bool is_ending;   /* its fate is `end_status`, but UCX still reads the caller's memory */
@@ -129,10 +137,11 @@ struct kvf__part {
     bool is_lent;            /* the daemon reads the caller's memory */
     bool is_shared;          /* a get through shared memory */
     bool is_coded;           /* a get of coded blocks */
-    uint32_t space_number;   /* with is_coded: of the space that was asked */
+    uint32_t space_number;   /* with is_coded or a coding: of the space that was asked */
     kvf__coded_t *coded;     /* of a get: what came and is not decoded yet; owned */
     kvf__coded_t *units_for; /* of GetUnits: for whom; NULL: nobody any more */
     kvf__basis_t *basis;     /* of GetBasis: a reference */
+    kvf__coding_t *coding;   /* of a Plan and the Put that follows; owned */
     kvf__chunk_t *chunk;
     kvf__lease_t *lease;
     uint64_t sent_ns;
@@ -168,12 +177,13 @@ struct kvf_space {
     kvf_layout_t *layout;
     kvf_policy_t policy;
     uint64_t layer_bytes, block_bytes;
-    uint32_t id;         /* of this connection */
-    kvf_status_t status; /* KVF_OK, or why it is not open: dropped, or the daemon would not open it again */
-    bool must_exist;     /* the daemon is not to make it */
-    bool is_fused;       /* its blocks may come coded */
-    kvf__basis_t *bases; /* least recently used first */
-    bool is_dropped;     /* not opened again by a reconnect */
+    uint32_t id;           /* of this connection */
+    kvf_status_t status;   /* KVF_OK, or why it is not open: dropped, or the daemon would not open it again */
+    bool must_exist;       /* the daemon is not to make it */
+    bool is_fused;         /* its blocks may come coded */
+    kvf__basis_t *bases;   /* least recently used first */
+    uint64_t raw_until_ns; /* before that the daemon is not asked whether it takes coded blocks */
+    bool is_dropped;       /* not opened again by a reconnect */
     kvf_space_t *next;
 };
 
@@ -270,6 +280,7 @@ struct kvf_client {
     uint64_t flight_bytes[KVF__NUM_OPS]; /* of blocks in parts that were sent and have not ended */
     kvf__lease_t *leases;                /* that are being copied out of, oldest first */
     kvf__unit_cache_t units;             /* of fused spaces, by the daemon's number of the space */
+    kvf__coding_t *codings;              /* blocks that are being coded, oldest first */
     kvf__coded_t *codeds;                /* that are not decoded yet, oldest first */
     unsigned num_to_ask;                 /* bases and units that wait until the daemon takes one more request */
     kvf__job_t *jobs;                    /* with KVF_PROGRESS_CALLER: that have not begun, oldest first */

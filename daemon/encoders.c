@@ -5,15 +5,21 @@
 #include "transport/log.h"
 
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <utlist.h>
 
-enum { THREADS_MAX = 64 };
+enum {
+    THREADS_MAX = 64,
+    NICE = 5, /* who waits for an answer goes first; staging-bytes holds putters back where this leaves too little */
+};
 
 /* A space's place in the list of those that have work. */
 typedef struct kvf__work_item {
     kvf_space_t *space; /* referenced */
     uint64_t due_ns;
-    bool was_kicked;     /* since a thread took it */
+    uint64_t said_at;    /* when due_ns was said, by the encoders' count */
     unsigned num_taking; /* threads that work on it now */
     struct kvf__work_item *prev, *next;
 } item_t;
@@ -23,6 +29,7 @@ struct kvf_encoders {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* on CLOCK_MONOTONIC */
     item_t *items;          /* the one whose turn it is first */
+    uint64_t count;         /* of what happened: turns that began, and what was said of when to come back */
     bool is_ending;
     unsigned num_threads, num_started;
     pthread_t threads[THREADS_MAX];
@@ -52,18 +59,24 @@ static void wait_for_work(kvf_encoders_t *encoders) {
     pthread_cond_timedwait(&encoders->changed, &encoders->lock, &until);
 }
 
+static void say_due(kvf_encoders_t *encoders, item_t *item, uint64_t due_ns) {
+    item->due_ns = due_ns;
+    item->said_at = ++encoders->count;
+}
+
 /* Works on one space. The lock is held before and after. */
 static void take_turn(kvf_encoders_t *encoders, item_t *item) {
     DL_DELETE(encoders->items, item); /* to the end: the others' turn comes first */
     DL_APPEND(encoders->items, item);
-    item->was_kicked = false;
+    uint64_t began_at = ++encoders->count;
     item->num_taking++;
     pthread_mutex_unlock(&encoders->lock);
     uint64_t due_ns = encoders->work(item->space);
     pthread_mutex_lock(&encoders->lock);
     item->num_taking--;
-    item->due_ns = item->was_kicked ? KVF_WORK_NOW : due_ns;
-    if (due_ns != KVF_WORK_NONE || item->was_kicked || item->num_taking) return;
+    /* what a kick or another turn said since this one began it cannot know of: a task may be back that it did not find */
+    if (item->said_at < began_at || due_ns < item->due_ns) say_due(encoders, item, due_ns);
+    if (item->due_ns != KVF_WORK_NONE || item->num_taking) return;
     DL_DELETE(encoders->items, item);
     pthread_mutex_unlock(&encoders->lock);
     kvf_space_unref(item->space); /* may be the last: not under the lock */
@@ -73,6 +86,7 @@ static void take_turn(kvf_encoders_t *encoders, item_t *item) {
 
 static void *run(void *arg) {
     kvf_encoders_t *encoders = arg;
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE); /* on Linux: of this thread */
     pthread_mutex_lock(&encoders->lock);
     while (!encoders->is_ending) {
         item_t *item = next_due(encoders, kvf__now_ns());
@@ -107,16 +121,17 @@ void kvf_encoders_stop(kvf_encoders_t *encoders) {
     pthread_mutex_unlock(&encoders->lock);
     for (unsigned i = 0; i < encoders->num_started; i++) pthread_join(encoders->threads[i], NULL);
     encoders->num_started = 0;
+    item_t *item, *next;
+    DL_FOREACH_SAFE(encoders->items, item, next) { /* what a dropped space still has to tell it tells now */
+        DL_DELETE(encoders->items, item);
+        kvf_space_unref(item->space);
+        free(item);
+    }
 }
 
 void kvf_encoders_destroy(kvf_encoders_t *encoders) {
     if (!encoders) return;
     kvf_encoders_stop(encoders);
-    item_t *item, *next;
-    DL_FOREACH_SAFE(encoders->items, item, next) {
-        kvf_space_unref(item->space);
-        free(item);
-    }
     pthread_cond_destroy(&encoders->changed);
     pthread_mutex_destroy(&encoders->lock);
     free(encoders);
@@ -155,8 +170,7 @@ void kvf_encoders_kick(kvf_encoders_t *encoders, kvf_space_t *space) {
     item_t *item = find(encoders, space);
     if (!item) item = add(encoders, space);
     if (item) {
-        item->was_kicked = true;
-        item->due_ns = KVF_WORK_NOW;
+        say_due(encoders, item, KVF_WORK_NOW);
         pthread_cond_signal(&encoders->changed);
     }
     pthread_mutex_unlock(&encoders->lock);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+enum { COPIED_AT_ONCE = 1 << 20 /* bytes of units for which the lock is held */ };
+
 /* ---- life ---- */
 
 /* The bounds that a policy gives: [layers, planes], all of K and all of V alike; NULL where nothing may be lost. */
@@ -57,7 +59,8 @@ kvf_status_t kvf__fused_create(kvf_space_t *space, char *why, size_t why_bytes) 
     pthread_mutex_init(&fused->tasks_lock, NULL);
     fused->giving = KVF__NO_SEGMENT;
     fused->is_learning = true;
-    fused->max_coded = space->max_keys;
+    fused->max_coded =
+        space->max_keys + KVF__CODED_CHUNK; /* readers hold some that left; one comes before another leaves */
     uint64_t raw = (store->options.staging_bytes + host.segment_bytes - 1) / host.segment_bytes;
     uint64_t most = store->max_segments / 4 ? store->max_segments / 4 : 1;
     fused->max_raw_segments = (uint32_t)(raw < most ? raw : most);
@@ -99,9 +102,9 @@ bool kvf_space_is_fused(const kvf_space_t *space) { return space->fused != NULL;
 
 /* ---- for readers without a record ---- */
 
-kvf_status_t kvf_space_copy_units(kvf_space_t *space, const uint64_t *ids, size_t count, uint64_t most,
-                                  kvf_pool_piece_t *pieces, size_t *found, uint8_t **buffer) {
-    kvf_fused_t *fused = space->fused;
+/* Which of the units there are, as far as `most` bytes go. Returns their bytes together. */
+static uint64_t find_units(kvf_fused_t *fused, const uint64_t *ids, size_t count, uint64_t most,
+                           kvf_pool_piece_t *pieces, size_t *found) {
     uint64_t bytes = 0;
     *found = 0;
     pthread_mutex_lock(&fused->lock);
@@ -111,14 +114,37 @@ kvf_status_t kvf_space_copy_units(kvf_space_t *space, const uint64_t *ids, size_
         bytes += piece->num_bytes;
         (*found)++;
     }
-    uint8_t *at = *buffer = malloc(bytes ? bytes : 1);
-    for (size_t i = 0; i < *found && at; i++) {
-        memcpy(at, pieces[i].bytes, pieces[i].num_bytes);
-        pieces[i].bytes = at;
-        at += pieces[i].num_bytes;
-    }
     pthread_mutex_unlock(&fused->lock);
-    return *buffer ? KVF_OK : KVF_ERR_NO_MEMORY;
+    return bytes;
+}
+
+/* Copies the units to `at`. An id is never given twice: what is under it is what was found, or has gone meanwhile. Returns how many there are. */
+static size_t copy_units(kvf_fused_t *fused, kvf_pool_piece_t *pieces, size_t found, uint8_t *at) {
+    size_t kept = 0;
+    for (size_t i = 0; i < found;) {
+        uint64_t bytes = 0;
+        pthread_mutex_lock(&fused->lock);
+        for (; i < found && bytes < COPIED_AT_ONCE; i++) {
+            kvf_pool_piece_t piece;
+            if (kvf_pool_unit(fused->pool, pieces[i].id, &piece)) continue;
+            memcpy(at, piece.bytes, piece.num_bytes);
+            bytes += piece.num_bytes;
+            piece.bytes = at;
+            at += piece.num_bytes;
+            pieces[kept++] = piece;
+        }
+        pthread_mutex_unlock(&fused->lock);
+    }
+    return kept;
+}
+
+kvf_status_t kvf_space_copy_units(kvf_space_t *space, const uint64_t *ids, size_t count, uint64_t most,
+                                  kvf_pool_piece_t *pieces, size_t *found, uint8_t **buffer) {
+    uint64_t bytes = find_units(space->fused, ids, count, most, pieces, found);
+    *buffer = malloc(bytes ? bytes : 1);
+    if (!*buffer) return KVF_ERR_NO_MEMORY;
+    *found = copy_units(space->fused, pieces, *found, *buffer);
+    return KVF_OK;
 }
 
 kvf_status_t kvf_space_copy_basis(kvf_space_t *space, uint32_t version, kvf_basis_copy_t *copy) {

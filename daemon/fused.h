@@ -58,26 +58,32 @@ typedef struct kvf_plan_block {
     uint32_t num_spans;
 } kvf_plan_block_t;
 /* Fills status and spans of `blocks` [count], whose hints have token ids; `*version` of the basis to code with. KVF_ERR_UNSUPPORTED: the space
- * learns, or keeps every bit. [takes the fused lock] */
+ * learns, keeps every bit, or has a ratio to keep. [takes the fused lock, not for long] */
 kvf_status_t kvf_space_plan(kvf_space_t *space, kvf_plan_block_t *blocks, size_t count,
                             uint32_t *version) KVF_MUST_CHECK;
 
+/* Whether a block that was coded with that version may come. KVF_ERR_UNSUPPORTED as above; KVF_ERR_NOT_FOUND: it has not this version. [takes the
+ * fused lock] */
+kvf_status_t kvf_space_takes_coded(kvf_space_t *space, uint32_t version) KVF_MUST_CHECK;
 /* Told once what became of a coded put. [an encoder's thread] */
 typedef void (*kvf_coded_put_done_fn)(void *arg, kvf_status_t status);
 /* Takes a block that came coded, any bytes (copied): it is decoded once, then entered as readable, and `done` is called: KVF_OK, KVF_EXISTS,
  * KVF_ERR_CORRUPT, KVF_ERR_NOT_FOUND (a unit that it refers to has gone), KVF_ERR_NO_SPACE, KVF_ERR_SHUTDOWN. Anything but KVF_OK as the return: `done` is not
- * called: KVF_ERR_BUSY (staging-bytes), KVF_ERR_NO_MEMORY, KVF_ERR_NOT_FOUND (dropped). Needs token ids in `hints`. */
+ * called: KVF_ERR_BUSY (staging-bytes), KVF_ERR_NO_MEMORY, KVF_ERR_NOT_FOUND (dropped), KVF_ERR_CORRUPT (too short to be a record),
+ * KVF_ERR_TOO_LARGE (no segment has room for it). Needs token ids in `hints`, and a space that takes such blocks. */
 kvf_status_t kvf_space_put_coded(kvf_space_t *space, const kvf_key_t *key, const kvf_put_hints_t *hints,
                                  const uint8_t *record, size_t record_bytes, const uint8_t *unit, size_t unit_bytes,
                                  kvf_coded_put_done_fn done, void *arg) KVF_MUST_CHECK;
 
-/* Whether record and units still have their checksums. */
+/* Whether a record or unit still has its checksum. */
+bool kvf_piece_is_sound(const kvf_pool_piece_t *piece);
+/* Whether record and units still have theirs. */
 bool kvf_coded_is_sound(const kvf_coded_t *coded);
 
 /* ---- for readers that hold no record: [takes the fused lock] ---- */
 
 /* Copies of units as one buffer, the caller's to free: those of `ids` [count] that are there, as far as `most` bytes go. `pieces` [count] says
- * which and how long (bytes point into the buffer). */
+ * which and how long (bytes point into the buffer). The lock is let go of every MiB. */
 kvf_status_t kvf_space_copy_units(kvf_space_t *space, const uint64_t *ids, size_t count, uint64_t most,
                                   kvf_pool_piece_t *pieces, size_t *found, uint8_t **buffer) KVF_MUST_CHECK;
 

@@ -82,6 +82,7 @@ struct kvf_fused {
     pthread_mutex_t tasks_lock;
     kvf__task_t *tasks;         /* [tasks_lock] the oldest first */
     kvf__task_t *coded_tasks;   /* [tasks_lock] the same: somebody waits for these */
+    unsigned coded_in_a_row;    /* [tasks_lock] that were taken */
     _Atomic uint64_t num_tasks; /* queued */
     uint64_t last_put_ns;       /* [tasks_lock] */
     bool is_learning_now;       /* [tasks_lock] a thread makes the basis */
@@ -163,6 +164,8 @@ void *kvf__fused_take_room(kvf_space_t *space, size_t bytes);
 /* Memory hooks of the pool. [lock] */
 void *kvf__fused_pool_alloc(void *space, size_t bytes);
 void kvf__fused_pool_free(void *space, void *bytes, size_t num_bytes);
+/* Segments with slots for blocks as they land: a look, off by one while the heap takes or gives one. [any thread] */
+uint32_t kvf__fused_raw_segments(const kvf_space_t *space);
 /* Asks the encoders to give a segment of the heap back to the host tier. False: there is none. [any thread] */
 bool kvf__fused_ask_segment(kvf_space_t *space);
 /* Goes on with giving, if asked. Returns when to come back. */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PLANNED_AT_ONCE = 16 /* blocks for which the lock is held: encoders and readers wait for it */ };
+
 /* ---- plan ---- */
 
 static kvf_pool_block_t block_of(const kvf_space_t *space, const uint8_t *key, size_t key_bytes) {
@@ -36,34 +38,64 @@ static kvf_status_t plan_block(kvf_space_t *space, kvf_plan_block_t *block) {
     return kvf_pool_find(space->fused->pool, ids, tokens, previous, block->spans, &block->num_spans);
 }
 
-kvf_status_t kvf_space_plan(kvf_space_t *space, kvf_plan_block_t *blocks, size_t count, uint32_t *version) {
+/* The version that coded blocks are to have; 0: none may come. */
+static uint32_t version_taken(kvf_space_t *space) {
     kvf_fused_t *fused = space->fused;
     /* under a ratio the bounds move, and a block that comes coded cannot tell under which it was */
-    if (space->policy.kind == KVF_POLICY_RATIO || kvf_pool_form(fused->pool) != KVF_POOL_BOUNDED)
-        return KVF_ERR_UNSUPPORTED;
-    if (atomic_load_explicit(&fused->is_learning, memory_order_acquire)) return KVF_ERR_UNSUPPORTED;
-    kvf_status_t status = KVF_OK;
+    if (space->policy.kind == KVF_POLICY_RATIO || kvf_pool_form(fused->pool) != KVF_POOL_BOUNDED) return 0;
+    if (atomic_load_explicit(&fused->is_learning, memory_order_acquire)) return 0;
     pthread_mutex_lock(&fused->lock);
-    *version = kvf_pool_version(fused->pool);
-    for (size_t i = 0; i < count && status == KVF_OK; i++) status = plan_block(space, &blocks[i]);
+    uint32_t version = kvf_pool_version(fused->pool);
     pthread_mutex_unlock(&fused->lock);
+    return version;
+}
+
+kvf_status_t kvf_space_takes_coded(kvf_space_t *space, uint32_t version) {
+    uint32_t taken = version_taken(space);
+    return !taken ? KVF_ERR_UNSUPPORTED : taken == version ? KVF_OK : KVF_ERR_NOT_FOUND;
+}
+
+kvf_status_t kvf_space_plan(kvf_space_t *space, kvf_plan_block_t *blocks, size_t count, uint32_t *version) {
+    pthread_mutex_t *lock = &space->fused->lock;
+    kvf_status_t status = KVF_OK;
+    *version = version_taken(space);
+    if (!*version) return KVF_ERR_UNSUPPORTED;
+    for (size_t i = 0; i < count && status == KVF_OK;) {
+        pthread_mutex_lock(lock);
+        for (size_t end = i + PLANNED_AT_ONCE; i < end && i < count && status == KVF_OK; i++)
+            status = plan_block(space, &blocks[i]);
+        pthread_mutex_unlock(lock);
+    }
     return status;
 }
 
 /* ---- coded puts ---- */
 
-static uint64_t staging_of(const kvf__coded_task_t *coded) { return coded->record_bytes + coded->unit_bytes; }
+/* All that is kept for one until it is entered: of many small ones the bytes are the least. */
+static uint64_t staging_of(const kvf_space_t *space, uint64_t bytes) {
+    return bytes + sizeof(kvf__coded_task_t) + sizeof(kvf__task_t) + space->layout->block_tokens * sizeof(uint32_t);
+}
+
+/* Whether bytes of that length may be a block. Without a look at segments a piece that no heap can take would evict all others. */
+static kvf_status_t check_lengths(const kvf_space_t *space, size_t record_bytes, size_t unit_bytes) {
+    uint64_t most = kvf_heap_piece_max(space->fused->heap);
+    if (record_bytes > most || unit_bytes > most) return KVF_ERR_TOO_LARGE;
+    return record_bytes < KVF_RECORD_HEAD_BYTES ? KVF_ERR_CORRUPT : KVF_OK;
+}
 
 kvf_status_t kvf_space_put_coded(kvf_space_t *space, const kvf_key_t *key, const kvf_put_hints_t *hints,
                                  const uint8_t *record, size_t record_bytes, const uint8_t *unit, size_t unit_bytes,
                                  kvf_coded_put_done_fn done, void *arg) {
     if (kvf_space_is_dropped(space)) return KVF_ERR_NOT_FOUND;
-    if (!kvf__space_take_staging(space, record_bytes + unit_bytes)) return KVF_ERR_BUSY;
+    kvf_status_t status = check_lengths(space, record_bytes, unit_bytes);
+    if (status != KVF_OK) return status;
+    uint64_t staging = staging_of(space, record_bytes + unit_bytes);
+    if (!kvf__space_take_staging(space, staging)) return KVF_ERR_BUSY;
     kvf__coded_task_t *coded = malloc(sizeof(*coded) + record_bytes + unit_bytes);
     kvf__task_t *task = coded ? kvf__fused_hinted_task(space, hints) : NULL;
     if (!task) {
         free(coded);
-        kvf__space_give_staging(space, record_bytes + unit_bytes);
+        kvf__space_give_staging(space, staging);
         return KVF_ERR_NO_MEMORY;
     }
     *coded = (kvf__coded_task_t){.done = done,
@@ -81,8 +113,8 @@ kvf_status_t kvf_space_put_coded(kvf_space_t *space, const kvf_key_t *key, const
 
 void kvf__fused_end_coded_task(kvf_space_t *space, kvf__task_t *task, kvf_status_t status) {
     kvf__coded_task_t *coded = task->coded;
+    kvf__space_give_staging(space, staging_of(space, coded->record_bytes + coded->unit_bytes));
     coded->done(coded->arg, status);
-    kvf__space_give_staging(space, staging_of(coded));
     free(coded);
     free(task);
 }

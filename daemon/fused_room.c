@@ -9,16 +9,22 @@
 #define GIVE_NS       UINT64_C(1000000000) /* a segment in which something stays held for that long is not given */
 #define GIVE_AGAIN_NS UINT64_C(5000000)
 
-enum { EVICTIONS_MAX = 256 /* for one piece of room */ };
+enum { EVICTIONS_MAX = 1024 /* for one piece of room */ };
 
 /* ---- growing ---- */
+
+uint32_t kvf__fused_raw_segments(const kvf_space_t *space) {
+    uint32_t heap = atomic_load_explicit(&space->fused->num_heap_segments, memory_order_relaxed);
+    uint32_t all = atomic_load_explicit(&space->num_segments, memory_order_relaxed);
+    return all > heap ? all - heap : 0; /* the two do not change at one moment */
+}
 
 /* Whether the host tier can lend one more segment and still has those that landing blocks may need. */
 static bool may_grow(kvf_space_t *space) {
     const kvf_fused_t *fused = space->fused;
     if (!kvf__store_may_take(space->store, space)) return false;
     uint32_t heap = atomic_load_explicit(&fused->num_heap_segments, memory_order_relaxed);
-    uint32_t raw = atomic_load_explicit(&space->num_segments, memory_order_relaxed) - heap;
+    uint32_t raw = kvf__fused_raw_segments(space);
     uint32_t reserve = raw < fused->max_raw_segments ? fused->max_raw_segments - raw : 0;
     return kvf_tier_host_available(space->store->host) > reserve || heap == 0;
 }

@@ -31,13 +31,13 @@ uint64_t kvf_space_held_bytes(const kvf_space_t *space, const kvf_record_t *reco
     return bytes;
 }
 
-static bool is_piece_sound(const kvf_pool_piece_t *piece) {
+bool kvf_piece_is_sound(const kvf_pool_piece_t *piece) {
     return kvf_kernels()->hash64(piece->bytes, piece->num_bytes) == piece->hash;
 }
 
 bool kvf_coded_is_sound(const kvf_coded_t *coded) {
-    bool is_sound = is_piece_sound(&coded->record);
-    for (uint32_t i = 0; i < coded->num_units && is_sound; i++) is_sound = is_piece_sound(&coded->units[i]);
+    bool is_sound = kvf_piece_is_sound(&coded->record);
+    for (uint32_t i = 0; i < coded->num_units && is_sound; i++) is_sound = kvf_piece_is_sound(&coded->units[i]);
     return is_sound;
 }
 

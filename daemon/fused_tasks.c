@@ -11,6 +11,8 @@
 #define TRY_FOR_NS   UINT64_C(5000000000) /* a block that finds no room for that long leaves */
 #define TRY_AGAIN_NS UINT64_C(10000000)
 
+enum { CODED_IN_A_ROW = 4 /* blocks that came coded before a raw one has its turn */ };
+
 kvf__task_t *kvf__fused_make_task(const kvf_space_t *space) {
     return calloc(1, sizeof(kvf__task_t) + space->layout->block_tokens * sizeof(uint32_t));
 }
@@ -59,8 +61,8 @@ void kvf__fused_enqueue(kvf_space_t *space, kvf__task_t *const *tasks, size_t co
         DL_APPEND(*list, tasks[i]);
     }
     fused->last_put_ns = kvf__now_ns();
-    pthread_mutex_unlock(&fused->tasks_lock);
     atomic_fetch_add_explicit(&fused->num_tasks, count, memory_order_relaxed);
+    pthread_mutex_unlock(&fused->tasks_lock);
     kvf_encoders_kick(space->store->encoders, space);
 }
 
@@ -76,10 +78,14 @@ void kvf__fused_end_task(kvf_space_t *space, kvf__task_t *task) {
 
 static kvf__task_t *take_task(kvf_fused_t *fused) {
     pthread_mutex_lock(&fused->tasks_lock);
-    kvf__task_t **list = fused->coded_tasks ? &fused->coded_tasks : &fused->tasks, *task = *list;
-    if (task) DL_DELETE(*list, task);
+    bool is_coded = fused->coded_tasks && (!fused->tasks || fused->coded_in_a_row < CODED_IN_A_ROW);
+    fused->coded_in_a_row = is_coded ? fused->coded_in_a_row + 1 : 0;
+    kvf__task_t **list = is_coded ? &fused->coded_tasks : &fused->tasks, *task = *list;
+    if (task) {
+        DL_DELETE(*list, task);
+        atomic_fetch_sub_explicit(&fused->num_tasks, 1, memory_order_relaxed);
+    }
     pthread_mutex_unlock(&fused->tasks_lock);
-    if (task) atomic_fetch_sub_explicit(&fused->num_tasks, 1, memory_order_relaxed);
     return task;
 }
 
@@ -88,8 +94,8 @@ static void return_task(kvf_fused_t *fused, kvf__task_t *task) {
     pthread_mutex_lock(&fused->tasks_lock);
     kvf__task_t **list = task->coded ? &fused->coded_tasks : &fused->tasks;
     DL_PREPEND(*list, task);
-    pthread_mutex_unlock(&fused->tasks_lock);
     atomic_fetch_add_explicit(&fused->num_tasks, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&fused->tasks_lock);
 }
 
 void kvf__fused_cancel_tasks(kvf_space_t *space) {
@@ -136,9 +142,9 @@ static void give_up(kvf_space_t *space, kvf__task_t *task, kvf_status_t why) {
     kvf_log_limited(KVF_LOG_WARN, "space '%s': a block is dropped, it cannot be coded: %s", space->name,
                     kvf_status_text(why));
     pthread_mutex_lock(&space->mutex);
-    kvf__space_unlink(space, task->record);
+    bool was_in = kvf__space_unlink(space, task->record); /* else it was deleted meanwhile, and nothing is lost */
     pthread_mutex_unlock(&space->mutex);
-    atomic_fetch_add_explicit(&space->fused->dropped, 1, memory_order_relaxed);
+    if (was_in) atomic_fetch_add_explicit(&space->fused->dropped, 1, memory_order_relaxed);
     kvf__fused_end_task(space, task);
 }
 

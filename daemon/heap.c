@@ -1,5 +1,6 @@
 #include "daemon/heap.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -149,9 +150,14 @@ static uint32_t rank(const kvf_heap_t *heap, const uint8_t *at) {
     return low;
 }
 
-uint32_t kvf_heap_segment_of(const kvf_heap_t *heap, const void *piece) { return heap->by_base[rank(heap, piece) - 1]; }
+uint32_t kvf_heap_segment_of(const kvf_heap_t *heap, const void *piece) {
+    uint32_t after_it = rank(heap, piece);
+    assert(after_it > 0);
+    return heap->by_base[after_it - 1];
+}
 
 kvf_status_t kvf_heap_add(kvf_heap_t *heap, uint8_t *base, uint32_t *number) {
+    assert((uintptr_t)base % KVF_HEAP_ALIGN == 0);
     if (heap->num_segments == heap->max_segments) return KVF_ERR_NO_SPACE;
     *number = 0;
     while (heap->segments[*number].base) (*number)++;
@@ -171,6 +177,7 @@ kvf_status_t kvf_heap_add(kvf_heap_t *heap, uint8_t *base, uint32_t *number) {
 
 void kvf_heap_remove(kvf_heap_t *heap, uint32_t number) {
     segment_t *segment = &heap->segments[number];
+    assert(segment->base && segment->used == 0);
     run_t *run = (run_t *)segment->base; /* one, and free */
     unlist(heap, run);
     heap->free -= size_of(run);
@@ -229,10 +236,13 @@ void *kvf_heap_alloc(kvf_heap_t *heap, size_t bytes) {
     return (uint8_t *)run + HEAD_BYTES;
 }
 
+uint64_t kvf_heap_piece_max(const kvf_heap_t *heap) { return heap->segment_bytes - 2 * (uint64_t)HEAD_BYTES; }
+
 void kvf_heap_free(kvf_heap_t *heap, void *piece) {
     run_t *run = (run_t *)((uint8_t *)piece - HEAD_BYTES), *next = after(run), *previous = before(run);
     segment_t *segment = &heap->segments[kvf_heap_segment_of(heap, run)];
     uint64_t size = size_of(run);
+    assert(!is_free(run) && before(next) == run);
     segment->used -= size;
     heap->used -= size;
     heap->free += size;
@@ -258,36 +268,60 @@ void kvf_heap_get_stats(const kvf_heap_t *heap, kvf_heap_stats_t *stats) {
         .segments = heap->num_segments, .pieces = heap->pieces, .used_bytes = heap->used, .free_bytes = heap->free};
 }
 
-static bool check_segment(const kvf_heap_t *heap, const segment_t *segment, uint64_t *listed) {
+/* What a walk over all segments finds. */
+typedef struct tally {
+    uint64_t pieces, used, free, free_runs; /* free_runs: those that belong in a list */
+} tally_t;
+
+static bool check_segment(const kvf_heap_t *heap, const segment_t *segment, tally_t *tally) {
     uint64_t previous = 0, used = 0, all = 0;
     bool was_free = false;
     run_t *run = (run_t *)segment->base;
     for (; !is_end(run); run = after(run)) {
         uint64_t size = size_of(run);
-        if (run->head.previous != previous || size > heap->segment_bytes - all) return false;
+        bool is_listed = run->head.size & IS_LISTED;
+        if (run->head.previous != previous || size < RUN_BYTES_MIN || size > heap->segment_bytes - HEAD_BYTES - all)
+            return false;
         if (is_free(run) && was_free) return false; /* neighbours are joined */
-        if (is_free(run) == segment->is_closed && run->head.size & IS_LISTED) return false;
-        if (is_free(run) && !segment->is_closed) {
-            if (!(run->head.size & IS_LISTED)) return false;
-            *listed += 1;
-        }
-        if (!is_free(run)) used += size;
+        if (is_listed != (is_free(run) && !segment->is_closed)) return false;
+        tally->free_runs += is_listed;
+        tally->pieces += !is_free(run);
+        *(is_free(run) ? &tally->free : &used) += size;
         was_free = is_free(run);
         previous = size;
         all += size;
     }
+    tally->used += used;
     return run->head.previous == previous && all == heap->segment_bytes - HEAD_BYTES && used == segment->used;
 }
 
+/* Whether each run of a list belongs there and knows the one before it; `*listed` counts them. */
+static bool check_list(const kvf_heap_t *heap, unsigned first, unsigned second, uint64_t *listed) {
+    const run_t *previous = NULL;
+    for (const run_t *run = heap->lists[first][second]; run; previous = run, run = run->next) {
+        unsigned at_first, at_second;
+        place_of(size_of(run), &at_first, &at_second);
+        if (at_first != first || at_second != second || run->prev != previous || !(run->head.size & IS_LISTED))
+            return false;
+        *listed += 1;
+    }
+    return (previous != NULL) == (heap->seconds[first] >> second & 1);
+}
+
 bool kvf_heap_check(const kvf_heap_t *heap) {
-    uint64_t free_runs = 0, listed = 0;
-    for (uint32_t i = 0; i < heap->num_segments; i++)
-        if (!check_segment(heap, &heap->segments[heap->by_base[i]], &free_runs)) return false;
-    for (unsigned first = 0; first < FIRSTS; first++)
-        for (unsigned second = 0; second < SECONDS; second++) {
-            const run_t *run = heap->lists[first][second];
-            if ((run != NULL) != (heap->seconds[first] >> second & 1)) return false;
-            for (; run; run = run->next) listed++;
-        }
-    return listed == free_runs;
+    tally_t tally = {0};
+    uint64_t listed = 0;
+    const uint8_t *last = NULL;
+    for (uint32_t i = 0; i < heap->num_segments; i++) {
+        const segment_t *segment = &heap->segments[heap->by_base[i]];
+        if (segment->base <= last || !check_segment(heap, segment, &tally)) return false;
+        last = segment->base;
+    }
+    for (unsigned first = 0; first < FIRSTS; first++) {
+        if ((heap->seconds[first] != 0) != (heap->firsts >> first & 1)) return false;
+        for (unsigned second = 0; second < SECONDS; second++)
+            if (!check_list(heap, first, second, &listed)) return false;
+    }
+    return listed == tally.free_runs && heap->pieces == tally.pieces && heap->used == tally.used &&
+           heap->free == tally.free;
 }

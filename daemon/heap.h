@@ -31,9 +31,13 @@ kvf_status_t kvf_heap_add(kvf_heap_t *heap, uint8_t *base, uint32_t *number) KVF
 /* An empty segment leaves: its number may be given again. */
 void kvf_heap_remove(kvf_heap_t *heap, uint32_t number);
 
-/* NULL: no free run is long enough. `bytes` > 0. */
+/* `bytes` of an open segment, KVF_HEAP_ALIGN-aligned, their content undefined. NULL: `bytes` is 0, or no free run was found
+ * that is long enough; of those at most 3 % longer than `bytes` a few are looked at. */
 void *kvf_heap_alloc(kvf_heap_t *heap, size_t bytes);
+/* `piece` is of this heap, and in use; its segment may be closed. */
 void kvf_heap_free(kvf_heap_t *heap, void *piece);
+/* The largest piece that an empty segment has room for. Never changes [any thread]. */
+uint64_t kvf_heap_piece_max(const kvf_heap_t *heap);
 /* The segment that a piece lies in. */
 uint32_t kvf_heap_segment_of(const kvf_heap_t *heap, const void *piece);
 
@@ -49,11 +53,12 @@ uint32_t kvf_heap_emptiest(const kvf_heap_t *heap);
 typedef struct kvf_heap_stats {
     uint32_t segments;
     uint64_t pieces, used_bytes; /* with what the heap needs for them */
-    uint64_t free_bytes;
+    uint64_t free_bytes;         /* those of closed segments too */
 } kvf_heap_stats_t;
 void kvf_heap_get_stats(const kvf_heap_t *heap, kvf_heap_stats_t *stats);
 
-/* Walks everything: whether runs follow each other without a gap, neighbours know each other, and lists hold what is free. For tests. */
+/* Walks everything: whether runs follow each other without a gap, neighbours know each other, each free run of an open segment is in
+ * the list of its size, and the figures are the sums. For tests. */
 bool kvf_heap_check(const kvf_heap_t *heap);
 
 #endif

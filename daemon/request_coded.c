@@ -6,7 +6,10 @@
 
 #include <stdlib.h>
 
-enum { UNITS_ASKED_MAX = 4096 /* in one GetUnits */ };
+enum {
+    UNITS_ASKED_MAX = 4096, /* in one GetUnits */
+    UNITS_SENT_MAX = 32768, /* in one reply: their ids are a share of its body */
+};
 
 /* ---- a get's reply ---- */
 
@@ -31,7 +34,7 @@ static size_t count_units(const kvf_hold_t *hold) {
         const kvf_coded_t *coded = kvf_space_coded(hold->space, hold->records[i]);
         if (coded) count += coded->num_units;
     }
-    return count;
+    return count < UNITS_SENT_MAX ? count : UNITS_SENT_MAX;
 }
 
 static bool make_lists(gathering_t *g, uint32_t layers) {
@@ -76,7 +79,7 @@ static void add_record(gathering_t *g, size_t i, const Kvf__Get *ask) {
 static void add_units(gathering_t *g, const kvf_coded_t *coded) {
     kvf_session_t *session = g->session;
     uint32_t space = kvf_space_id(g->hold->space);
-    for (uint32_t i = 0; i < coded->num_units; i++) {
+    for (uint32_t i = 0; i < coded->num_units && g->body->n_unit_ids < UNITS_SENT_MAX; i++) {
         const kvf_pool_piece_t *unit = &coded->units[i];
         if (kvf_sent_units_has(session->sent, space, unit->id)) {
             kvf_metrics_add(session->service->metrics, KVF_METRIC_UNITS_SPARED, 1);
@@ -115,39 +118,6 @@ void kvf__reply_coded(kvf_session_t *session, uint64_t request, const Kvf__Get *
 
 /* ---- units and bases, by themselves ---- */
 
-/* Bytes of ours on their way to a session. */
-typedef struct parcel {
-    kvf_session_t *session;
-    void *bytes;
-} parcel_t;
-
-static void on_parcel_sent(void *arg, kvf_status_t status) {
-    (void)status; /* a failed one closes the session elsewhere */
-    parcel_t *parcel = arg;
-    kvf__session_end(parcel->session);
-    free(parcel->bytes);
-    free(parcel);
-}
-
-void kvf__send_parcel(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
-                      void *bytes, size_t num_bytes) {
-    parcel_t *parcel = malloc(sizeof(*parcel));
-    if (!parcel) {
-        free(bytes);
-        kvf__session_end(session);
-        kvf__session_fail(session, KVF_FRAME_GET, request, KVF_ERR_NO_MEMORY, "no memory for the reply");
-        return;
-    }
-    *parcel = (parcel_t){.session = session, .bytes = bytes};
-    struct iovec piece = {.iov_base = bytes, .iov_len = num_bytes};
-    atomic_fetch_add_explicit(&session->card.bytes_out, num_bytes, memory_order_relaxed);
-    kvf_status_t status =
-        kvf_conn_send(session->conn, type, request, body, &piece, num_bytes ? 1 : 0, on_parcel_sent, parcel);
-    if (status == KVF_OK) return;
-    on_parcel_sent(parcel, status);
-    kvf_conn_close(session->conn, status);
-}
-
 /* The fused space that a request names; NULL, and the failure is answered. */
 static kvf_space_t *take_fused(kvf_session_t *session, const kvf_frame_head_t *head, uint32_t id) {
     kvf_space_t *space = kvf__session_take_space(session, KVF_FRAME_GET, head->request, id);
@@ -179,7 +149,7 @@ void kvf__serve_get_units(kvf_session_t *session, const kvf_frame_head_t *head, 
     body.unit_ids = kvf_arena_alloc(arena, count * sizeof(*body.unit_ids));
     body.unit_bytes = kvf_arena_alloc(arena, count * sizeof(*body.unit_bytes));
     body.unit_hashes = kvf_arena_alloc(arena, count * sizeof(*body.unit_hashes));
-    if (!kvf__session_begin(session, KVF_FRAME_GET, head->request)) return;
+    if (!kvf__parcel_begin(session, KVF_FRAME_GET, head->request)) return;
     uint8_t *buffer = NULL;
     size_t found = 0, bytes = 0;
     kvf_status_t status = KVF_ERR_NO_MEMORY;
@@ -194,12 +164,12 @@ void kvf__serve_get_units(kvf_session_t *session, const kvf_frame_head_t *head, 
     for (size_t i = 0; i < found; i++) bytes += pieces[i].num_bytes;
     fill_units(&body, pieces, found);
     kvf_metrics_add(session->service->metrics, KVF_METRIC_UNITS_ASKED, count);
-    kvf__send_parcel(session, KVF_FRAME_UNITS_REPLY, head->request, &body.base, buffer, bytes);
+    kvf__parcel_send(session, KVF_FRAME_UNITS_REPLY, head->request, &body.base, buffer, bytes);
 }
 
 void kvf__serve_get_basis(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__GetBasis *ask) {
     kvf_space_t *space = take_fused(session, head, ask->space);
-    if (!space || !kvf__session_begin(session, KVF_FRAME_GET, head->request)) return;
+    if (!space || !kvf__parcel_begin(session, KVF_FRAME_GET, head->request)) return;
     Kvf__BasisReply body = KVF__BASIS_REPLY__INIT;
     kvf_basis_copy_t copy;
     body.status = kvf_space_copy_basis(space, ask->version, &copy);
@@ -216,6 +186,6 @@ void kvf__serve_get_basis(kvf_session_t *session, const kvf_frame_head_t *head, 
         body.bounds = copy.bounds;
         body.n_bounds = copy.bounds ? (size_t)kvf_space_layers(space) * kvf_space_layout(space)->planes : 0;
     }
-    kvf__send_parcel(session, KVF_FRAME_BASIS_REPLY, head->request, &body.base, copy.image, copy.image_bytes);
+    kvf__parcel_send(session, KVF_FRAME_BASIS_REPLY, head->request, &body.base, copy.image, copy.image_bytes);
     free(copy.bounds);
 }

@@ -4,9 +4,12 @@
 #include "daemon/session.h"
 
 #include "daemon/fused.h"
+#include "daemon/unit_set.h"
 #include "transport/log.h"
 
 #include <stdlib.h>
+
+enum { UNITS_A_BLOCK = KVF_SPANS_MAX + 1 };
 
 /* ---- holds ---- */
 
@@ -18,10 +21,28 @@ static void drop_hold(kvf_session_t *session, kvf_hold_t *hold) {
     free(hold);
 }
 
+/* What a get takes hold of. */
+typedef struct taking {
+    kvf_session_t *session;
+    kvf_hold_t *hold;
+    const Kvf__Get *ask;
+    kvf_unit_set_t proven; /* units that have their checksums, looked at once a frame */
+    uint64_t bytes_left;   /* that the reply has room for */
+} taking_t;
+
+static bool is_whole(taking_t *taking, const kvf_coded_t *coded) {
+    bool is_sound = kvf_piece_is_sound(&coded->record);
+    for (uint32_t i = 0; i < coded->num_units && is_sound; i++)
+        if (kvf_unit_set_add(&taking->proven, coded->units[i].id)) is_sound = kvf_piece_is_sound(&coded->units[i]);
+    return is_sound;
+}
+
 /* A coded block is looked at before it leaves: what is damaged is a miss, now and later. */
-static bool is_sound(kvf_session_t *session, kvf_space_t *space, const kvf_key_t *key, const kvf_record_t *record) {
+static bool is_sound(taking_t *taking, const kvf_key_t *key, const kvf_record_t *record) {
+    kvf_session_t *session = taking->session;
+    kvf_space_t *space = taking->hold->space;
     const kvf_coded_t *coded = kvf_space_coded(space, record);
-    if (!coded || kvf_coded_is_sound(coded)) return true;
+    if (!coded || is_whole(taking, coded)) return true;
     kvf_metrics_add(session->service->metrics, KVF_METRIC_BLOCKS_DAMAGED, 1);
     kvf_log_limited(KVF_LOG_ERROR, "space '%s': a coded block has not its checksum any more, and leaves",
                     kvf_space_name(space));
@@ -30,14 +51,29 @@ static bool is_sound(kvf_session_t *session, kvf_space_t *space, const kvf_key_t
     return false;
 }
 
-/* Adds `record` to the hold, as far as the session's share of memory goes. Consumes the reference. */
-static kvf_status_t take_hold(kvf_session_t *session, kvf_hold_t *hold, const kvf_key_t *key, kvf_record_t *record) {
+/* Takes the block's place in the reply. A record has all layers, also when few are asked for. False: the reply would be larger than a frame. */
+static bool take_bytes(taking_t *taking, const kvf_record_t *record) {
+    if (!taking->ask->coded) return true; /* was looked at for all of them */
+    const kvf_coded_t *coded = kvf_space_coded(taking->hold->space, record);
+    uint64_t bytes =
+        coded ? coded->record.num_bytes : taking->ask->num_layers * kvf_space_layer_bytes(taking->hold->space);
+    if (bytes > taking->bytes_left) return false;
+    taking->bytes_left -= bytes;
+    return true;
+}
+
+/* Adds `record` to the hold, as far as the session's share of memory and the reply go. Consumes the reference. */
+static kvf_status_t take_hold(taking_t *taking, const kvf_key_t *key, kvf_record_t *record) {
+    kvf_session_t *session = taking->session;
+    kvf_hold_t *hold = taking->hold;
     uint64_t bytes = kvf_space_held_bytes(hold->space, record);
     uint64_t share = session->service->shared->options->host_bytes / KVF__PINNED_SHARE;
     kvf_status_t status = KVF_OK;
     if (session->held_bytes && session->held_bytes + bytes > share)
         status = KVF_ERR_BUSY;
-    else if (!is_sound(session, hold->space, key, record))
+    else if (!take_bytes(taking, record))
+        status = KVF_ERR_TOO_LARGE;
+    else if (!is_sound(taking, key, record))
         status = KVF_ERR_CORRUPT;
     if (status != KVF_OK) {
         kvf_space_release(hold->space, record);
@@ -49,16 +85,22 @@ static kvf_status_t take_hold(kvf_session_t *session, kvf_hold_t *hold, const kv
     return KVF_OK;
 }
 
-/* Pins what is there of `keys`, as far as the session's share of memory goes, and writes the status of each. */
-static kvf_hold_t *hold_keys(kvf_session_t *session, kvf_space_t *space, const kvf_key_t *keys, size_t count,
+/* Pins what is there of `keys`, and writes the status of each. */
+static kvf_hold_t *hold_keys(kvf_session_t *session, kvf_space_t *space, const kvf_key_t *keys, const Kvf__Get *ask,
                              int32_t *statuses) {
+    size_t count = ask->n_keys;
+    taking_t taking = {
+        .session = session, .ask = ask, .bytes_left = session->service->shared->options->max_message_bytes};
+    size_t units = ask->coded ? count * UNITS_A_BLOCK : 0;
+    if (!kvf_unit_set_init(&taking.proven, session->service->arena, units)) return NULL;
     kvf_hold_t *hold = malloc(sizeof(*hold) + count * sizeof(hold->records[0]));
     if (!hold) return NULL;
     *hold = (kvf_hold_t){.space = space};
+    taking.hold = hold;
     kvf_space_ref(space);
     for (size_t i = 0; i < count; i++) {
         kvf_record_t *record = kvf_space_acquire(space, &keys[i]);
-        statuses[i] = record ? take_hold(session, hold, &keys[i], record) : KVF_ERR_NOT_FOUND;
+        statuses[i] = record ? take_hold(&taking, &keys[i], record) : KVF_ERR_NOT_FOUND;
     }
     /* of a chain the head shall outlive the tail */
     for (size_t i = hold->count; i-- > 0;) kvf_space_touch(space, hold->records[i]);
@@ -209,7 +251,7 @@ void kvf__serve_get(kvf_session_t *session, const kvf_frame_head_t *head, const 
     body.n_statuses = ask->n_keys;
     body.statuses = kvf_arena_alloc(session->service->arena, ask->n_keys * sizeof(*body.statuses));
     if (!kvf__session_begin(session, head->type, head->request)) return;
-    kvf_hold_t *hold = body.statuses ? hold_keys(session, space, keys, ask->n_keys, body.statuses) : NULL;
+    kvf_hold_t *hold = body.statuses ? hold_keys(session, space, keys, ask, body.statuses) : NULL;
     if (!hold) {
         kvf__session_end(session);
         kvf__session_fail(session, head->type, head->request, KVF_ERR_NO_MEMORY, "no memory for the get");

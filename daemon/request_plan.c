@@ -4,6 +4,7 @@
 #include "daemon/session.h"
 
 #include "daemon/fused.h"
+#include "daemon/unit_set.h"
 #include "kernels/kernels.h"
 
 #include <endian.h>
@@ -64,14 +65,17 @@ static bool fill_spans(kvf_arena_t *arena, const kvf_plan_block_t *blocks, size_
 /* The units of all spans that the session was not sent lately, each once. NULL: out of memory. */
 static uint64_t *list_units(kvf_session_t *session, const kvf_space_t *space, const kvf_plan_block_t *blocks,
                             size_t count, size_t *num_units) {
-    uint64_t *units = kvf_arena_alloc(session->service->arena, (count * KVF_SPANS_MAX + 1) * sizeof(*units));
+    size_t spans = 0;
+    for (size_t i = 0; i < count; i++) spans += blocks[i].num_spans;
+    kvf_unit_set_t met;
+    uint64_t *units = kvf_arena_alloc(session->service->arena, spans * sizeof(*units));
     *num_units = 0;
-    for (size_t i = 0; units && i < count; i++)
+    if (!units || !kvf_unit_set_init(&met, session->service->arena, spans)) return NULL;
+    for (size_t i = 0; i < count; i++)
         for (uint32_t k = 0; k < blocks[i].num_spans; k++) {
             uint64_t unit = blocks[i].spans[k].unit;
-            bool is_known = kvf_sent_units_has(session->sent, kvf_space_id(space), unit);
-            for (size_t u = *num_units; u > 0 && !is_known; u--) is_known = units[u - 1] == unit;
-            if (!is_known) units[(*num_units)++] = unit;
+            if (kvf_unit_set_add(&met, unit) && !kvf_sent_units_has(session->sent, kvf_space_id(space), unit))
+                units[(*num_units)++] = unit;
         }
     return units;
 }
@@ -133,10 +137,10 @@ void kvf__serve_plan(kvf_session_t *session, const kvf_frame_head_t *head, const
                           "token ids that are not block-tokens a key");
         return;
     }
-    if (!kvf__session_begin(session, head->type, head->request)) return;
+    if (!kvf__parcel_begin(session, head->type, head->request)) return;
     if (body.status == KVF_OK) body.status = plan(session, space, keys, ask, &body, &buffer, &bytes);
     if (body.status != KVF_OK) body.n_statuses = body.n_num_spans = body.n_spans = 0;
-    kvf__send_parcel(session, KVF_FRAME_PLAN_REPLY, head->request, &body.base, buffer, bytes);
+    kvf__parcel_send(session, KVF_FRAME_PLAN_REPLY, head->request, &body.base, buffer, bytes);
 }
 
 /* ---- coded puts ---- */
@@ -216,6 +220,13 @@ void kvf__put_coded(kvf_session_t *session, const kvf_frame_head_t *head, const 
     const char *why = check(ask, space, head->payload_bytes);
     if (why) {
         kvf__session_fail(session, head->type, head->request, KVF_ERR_INVALID, why);
+        return;
+    }
+    kvf_status_t takes = kvf_space_takes_coded(space, ask->version);
+    if (takes != KVF_OK) {
+        kvf__session_fail(session, head->type, head->request, takes,
+                          takes == KVF_ERR_NOT_FOUND ? "blocks coded with a basis that the space does not have"
+                                                     : "the space takes raw blocks alone, or still learns");
         return;
     }
     size_t count = ask->n_keys;

@@ -139,7 +139,10 @@ static void run(void *arg) {
     kvf_listener_destroy(service->listener);
     kvf_worker_destroy(service->worker); /* closes the sessions */
     /* but those whose connections UCX did not let go of, which must not keep the loop alive */
-    for (kvf_session_t *session = service->sessions; session; session = session->next) kvf__memory_detach(session);
+    for (kvf_session_t *session = service->sessions; session; session = session->next) {
+        kvf__memory_detach(session);
+        kvf__coded_puts_cancel(session); /* encoders still tell of them, and there is no worker to answer with */
+    }
     close_handles(service);
     uv_run(&service->loop, UV_RUN_DEFAULT);
 }

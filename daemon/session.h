@@ -59,6 +59,7 @@ typedef struct kvf_region {
 
 typedef struct kvf_landing kvf_landing_t;
 typedef struct kvf_parked kvf_parked_t;
+typedef struct kvf_parcel kvf_parcel_t;
 typedef struct kvf__coded_put kvf_coded_put_t;
 
 /* Stands beside the session, as libuv frees its handle only later. */
@@ -80,6 +81,8 @@ struct kvf_session {
     uint64_t held_bytes;          /* by replies and leases */
     kvf_lease_t *leases;          /* uthash by request */
     kvf_reply_t *replies;
+    kvf_parcel_t *parcels; /* copies on their way to it, the oldest first */
+    uint64_t parcel_bytes;
     kvf_space_t **opened; /* [max-spaces] by place, referenced: those that it opened, and no others, are there for it */
     uint64_t seen_drops;  /* kvf_store_num_drops when `opened` was last looked through */
     uint64_t unit_cache_bytes;   /* of the client, as its hello says */
@@ -104,6 +107,7 @@ struct kvf_service {
     uv_timer_t retry; /* runs while puts are parked */
     kvf_parked_t *parked;
     uint64_t parked_bytes; /* of their frames, staging-bytes at most */
+    uint64_t parcel_bytes; /* of all sessions, staging-bytes and a frame at most */
     kvf_session_t *sessions;
     kvf_arena_t *arena;
     bool is_draining;
@@ -213,10 +217,17 @@ void kvf__hold_fail(kvf_session_t *session, uint64_t request, kvf_hold_t *hold, 
 void kvf__reply_coded(kvf_session_t *session, uint64_t request, const Kvf__Get *ask, kvf_hold_t *hold,
                       Kvf__GetReply *body);
 void kvf__serve_get_units(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__GetUnits *ask);
-/* Sends `body` with `bytes` [num_bytes] behind it, frees those, and ends a request that was begun. */
-void kvf__send_parcel(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
-                      void *bytes, size_t num_bytes);
 void kvf__serve_get_basis(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__GetBasis *ask);
+
+/* ---- parcel.c: answers whose payload is a copy ---- */
+/* kvf__session_begin for a request that is answered so: false (and the failure is answered) also while the session, or its thread, has
+ * as many bytes of them on their way as it may. */
+bool kvf__parcel_begin(kvf_session_t *session, kvf_frame_type_t asked, uint64_t request);
+/* Sends `body` with `bytes` [num_bytes] behind it, frees those when they have left, and ends the request that was begun. */
+void kvf__parcel_send(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
+                      void *bytes, size_t num_bytes);
+/* Whether one waits since before `until_ns`. */
+bool kvf__parcel_is_stuck(const kvf_session_t *session, uint64_t until_ns);
 
 /* ---- request_plan.c ---- */
 void kvf__serve_plan(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Plan *ask);

@@ -27,10 +27,7 @@ static void unlist(kvf_space_t *space, uint32_t number) {
 
 /* A fused space takes but so many for what lands: the rest is its heap's. */
 static bool has_its_share(const kvf_space_t *space) {
-    if (!space->fused) return false;
-    uint32_t raw = atomic_load_explicit(&space->num_segments, memory_order_relaxed) -
-                   atomic_load_explicit(&space->fused->num_heap_segments, memory_order_relaxed);
-    return raw >= space->fused->max_raw_segments;
+    return space->fused && kvf__fused_raw_segments(space) >= space->fused->max_raw_segments;
 }
 
 static bool add_segment(kvf_space_t *space) {

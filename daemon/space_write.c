@@ -118,8 +118,8 @@ static bool touch_existing(kvf_space_t *space, const kvf_key_t *key) {
 
 /* Segments with slots for blocks as they came. */
 static uint32_t num_raw_segments(const kvf_space_t *space) {
-    uint32_t all = atomic_load_explicit(&space->num_segments, memory_order_relaxed);
-    return space->fused ? all - atomic_load_explicit(&space->fused->num_heap_segments, memory_order_relaxed) : all;
+    return space->fused ? kvf__fused_raw_segments(space)
+                        : atomic_load_explicit(&space->num_segments, memory_order_relaxed);
 }
 
 /* Whether one more block needs more memory, or another one's. A look: it may change at once. */

@@ -164,6 +164,19 @@ static json_int_t number(const json_t *stats, const char *name) {
     return json_integer_value(json_object_get(stats, name));
 }
 
+static double real(const json_t *stats, const char *name) { return json_number_value(json_object_get(stats, name)); }
+
+/* What fusing came to. Nothing where no space is fused. */
+static void print_fusion(const json_t *fusion) {
+    char put[KVF_CLI_NUMBER_BYTES], held[KVF_CLI_NUMBER_BYTES];
+    if (!number(fusion, "spaces")) return;
+    printf("  fused  ratio %.2f: %s put, %s held for it; %lld blocks coded, %lld wait%s; worst row at %.4f of its bound\n",
+           real(fusion, "ratio"), kvf_cli_format_bytes(real(fusion, "bytes_put"), put),
+           kvf_cli_format_bytes(real(fusion, "bytes_held"), held), number(fusion, "blocks_coded"),
+           number(fusion, "blocks_waiting"), number(fusion, "spaces_learning") ? " (learning)" : "",
+           real(fusion, "worst_row_of_bound"));
+}
+
 /* A few lines for people, out of `stats json`. */
 static int print_brief(const ask_options_t *options) {
     char *answer = kvf_cli_ask(&options->socket, "stats json");
@@ -175,6 +188,7 @@ static int print_brief(const ask_options_t *options) {
            json_string_value(json_object_get(stats, "version")), number(stats, "uptime_s"), number(stats, "blocks"),
            number(stats, "spaces"), kvf_cli_format_bytes((double)number(stats, "block_bytes"), held),
            kvf_cli_format_bytes((double)number(stats, "host_bytes"), total), number(stats, "blocks_evicted"));
+    print_fusion(json_object_get(stats, "fusion"));
     const char *name;
     json_t *operation;
     json_object_foreach(json_object_get(stats, "operations"), name, operation) {

@@ -18,12 +18,12 @@ def space(name):
 
 
 library = json.loads((work / "library.json").read_text())
-print("| held | ratio | of the library's |")
-print("|---|---|---|")
-print(f"| library, one process | {library['ratio']:.3f} | |")
+print("| of the same puts | MB held | ratio | of the library's |")
+print("|---|---|---|---|")
+print(f"| library, one process | {library['bytes_held'] / 1e6:.2f} | {library['ratio']:.3f} | |")
 for name, what in (("f5", "daemon, one client"), ("together", "daemon, several clients at once")):
-    ratio = float(space(name)["ratio"])
-    print(f"| {what} | {ratio:.3f} | {ratio / library['ratio']:.3f} |")
+    held = int(space(name)["bytes_held"])  # blocks that were there already are put, too
+    print(f"| {what} | {held / 1e6:.2f} | {library['bytes_in'] / held:.3f} | {library['bytes_held'] / held:.3f} |")
 
 exact, fused = lines("put_exact"), lines("put_fused")
 print("\n| put, shared memory | GB/s | p50 / p99 ms of 16 blocks | busy blocks |")

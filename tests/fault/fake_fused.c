@@ -65,7 +65,7 @@ static void *copy_of(const void *bytes, size_t num_bytes) {
     return copy;
 }
 
-static bool find_unit(void *arg, uint64_t unit, kvf_unit_bytes_t *out) {
+bool fused_find_unit(void *arg, uint64_t unit, kvf_unit_bytes_t *out) {
     (void)arg;
     if (!unit || unit > RIG_BLOCKS || !blocks[unit - 1].unit_bytes) return false;
     *out = (kvf_unit_bytes_t){blocks[unit - 1].unit, blocks[unit - 1].unit_bytes};
@@ -91,14 +91,14 @@ static void code_bounded(size_t i, kvf_block_encoder_t *encoder, kvf_block_decod
                          .unit = i + 1,
                          .spans = &span,
                          .num_spans = i % 2,
-                         .find = find_unit};
+                         .find = fused_find_unit};
     kvf_block_out_t out;
     block->refers_to = i % 2 ? i : 0;
     cr_assert_eq(kvf_block_encode(encoder, &in, &out), KVF_OK);
     keep(block, out.record, out.record_bytes, out.unit, out.unit_bytes);
-    cr_assert_eq(
-        kvf_block_decode(decoder, block->record, block->record_bytes, find_unit, NULL, 0, layout->layers, writable),
-        KVF_OK);
+    cr_assert_eq(kvf_block_decode(decoder, block->record, block->record_bytes, fused_find_unit, NULL, 0, layout->layers,
+                                  writable),
+                 KVF_OK);
 }
 
 static void code_exact(size_t i, kvf_exact_encoder_t *encoder, kvf_exact_decoder_t *decoder) {
@@ -111,9 +111,9 @@ static void code_exact(size_t i, kvf_exact_encoder_t *encoder, kvf_exact_decoder
     block->refers_to = i % 2 ? i : 0;
     cr_assert_eq(kvf_exact_encode(encoder, &in, &out), KVF_OK);
     keep(block, out.record, out.record_bytes, out.unit, out.unit_bytes);
-    cr_assert_eq(
-        kvf_exact_decode(decoder, block->record, block->record_bytes, find_unit, NULL, 0, layout->layers, writable),
-        KVF_OK);
+    cr_assert_eq(kvf_exact_decode(decoder, block->record, block->record_bytes, fused_find_unit, NULL, 0, layout->layers,
+                                  writable),
+                 KVF_OK);
     cr_assert_arr_eq(block->decoded, block->raw, block_bytes);
     free(same);
 }
@@ -205,18 +205,22 @@ void fake_fused_free(void) {
 
 const uint8_t *fake_fused_block(size_t i) { return fake_fused.raw_blocks >> i & 1 ? blocks[i].raw : blocks[i].decoded; }
 
+const uint8_t *fake_fused_raw(size_t i) { return blocks[i].raw; }
+
+const kvf_codec_t *fused_codec(void) { return versions[0].codec; }
+
 unsigned fake_fused_units_sent(void) { return atomic_load(&units_sent); }
 
 /* ---- answer ---- */
 
-static void add(fused_reply_t *reply, const void *bytes, size_t num_bytes) {
+void fused_add(fused_reply_t *reply, const void *bytes, size_t num_bytes) {
     reply->payload = realloc(reply->payload, reply->payload_bytes + num_bytes + FUSED_SPARE);
     cr_assert(reply->payload);
     if (num_bytes) memcpy(reply->payload + reply->payload_bytes, bytes, num_bytes);
     reply->payload_bytes += num_bytes;
 }
 
-static size_t index_of(const ProtobufCBinaryData *key) {
+size_t fused_index_of(const ProtobufCBinaryData *key) {
     for (size_t i = 0; i < RIG_BLOCKS; i++) {
         char name[RIG_KEY_BYTES] = "";
         snprintf(name, sizeof(name), "key %zu", i);
@@ -236,21 +240,21 @@ static void add_block(fused_reply_t *reply, size_t i, const Kvf__Get *ask, bool 
     get->n_versions = get->n_record_bytes = get->n_record_hashes = found + 1;
     get->n_bounds = 2 * found + 2;
     if (!is_raw) {
-        add(reply, block->record, block->record_bytes);
+        fused_add(reply, block->record, block->record_bytes);
         return;
     }
     for (uint32_t l = ask->first_layer; l < ask->first_layer + ask->num_layers; l++)
         get->checksums[get->n_checksums++] = kvf_kernels()->hash64(block->raw + l * layer_bytes, layer_bytes);
-    add(reply, block->raw + ask->first_layer * layer_bytes, ask->num_layers * layer_bytes);
+    fused_add(reply, block->raw + ask->first_layer * layer_bytes, ask->num_layers * layer_bytes);
 }
 
-static bool add_unit(fused_reply_t *reply, uint64_t id, size_t at, uint64_t *ids, uint32_t *bytes, uint64_t *hashes) {
+bool fused_add_unit(fused_reply_t *reply, uint64_t id, size_t at, uint64_t *ids, uint32_t *bytes, uint64_t *hashes) {
     kvf_unit_bytes_t unit;
-    if (!find_unit(NULL, id, &unit) || fake_fused.gone_units >> (id - 1) & 1) return false;
+    if (!fused_find_unit(NULL, id, &unit) || fake_fused.gone_units >> (id - 1) & 1) return false;
     ids[at] = id;
     bytes[at] = (uint32_t)unit.num_bytes;
     hashes[at] = kvf_kernels()->hash64(unit.bytes, unit.num_bytes);
-    add(reply, unit.bytes, unit.num_bytes);
+    fused_add(reply, unit.bytes, unit.num_bytes);
     atomic_fetch_add(&units_sent, 1);
     return true;
 }
@@ -258,7 +262,8 @@ static bool add_unit(fused_reply_t *reply, uint64_t id, size_t at, uint64_t *ids
 static void add_units(fused_reply_t *reply, const unsigned *wanted) {
     Kvf__GetReply *get = &reply->get;
     for (size_t i = 0; i < RIG_BLOCKS && !fake_fused.withholds_units; i++)
-        if (wanted[i] && add_unit(reply, i + 1, get->n_unit_ids, get->unit_ids, get->unit_bytes, get->unit_hashes))
+        if (wanted[i] &&
+            fused_add_unit(reply, i + 1, get->n_unit_ids, get->unit_ids, get->unit_bytes, get->unit_hashes))
             get->n_unit_bytes = get->n_unit_hashes = ++get->n_unit_ids;
 }
 
@@ -275,7 +280,7 @@ static void serve_get(fake_daemon_t *fake, uint64_t request, const Kvf__Get *ask
     get->unit_ids = ids, get->unit_bytes = unit_bytes, get->unit_hashes = unit_hashes;
     cr_assert(ask->n_keys <= RIG_BLOCKS && layout->layers <= 64 && !ask->shared);
     for (get->n_statuses = 0; get->n_statuses < ask->n_keys; get->n_statuses++) {
-        size_t i = index_of(&ask->keys[get->n_statuses]);
+        size_t i = fused_index_of(&ask->keys[get->n_statuses]);
         bool is_there = i < RIG_BLOCKS && !(fake_fused.missing >> i & 1), is_raw = fake_fused.raw_blocks >> i & 1;
         statuses[get->n_statuses] = is_there ? KVF_OK : KVF_ERR_NOT_FOUND;
         if (!is_there) get->status = KVF_PARTIAL;
@@ -298,7 +303,7 @@ static void serve_units(fake_daemon_t *fake, uint64_t request, const Kvf__GetUni
     units->unit_ids = ids, units->unit_bytes = bytes, units->unit_hashes = hashes;
     cr_assert(ask->n_units && ask->n_units <= RIG_BLOCKS);
     for (size_t i = 0; i < ask->n_units; i++)
-        if (add_unit(&reply, ask->units[i], units->n_unit_ids, ids, bytes, hashes)) units->n_unit_ids++;
+        if (fused_add_unit(&reply, ask->units[i], units->n_unit_ids, ids, bytes, hashes)) units->n_unit_ids++;
     units->n_unit_bytes = units->n_unit_hashes = units->n_unit_ids;
     if (fake_fused.spoil_units) fake_fused.spoil_units(&reply);
     fake_send(fake, KVF_FRAME_UNITS_REPLY, request, &units->base, reply.payload, reply.payload_bytes);
@@ -315,8 +320,9 @@ void fake_fused_send_basis(fake_daemon_t *fake, uint64_t request, uint32_t numbe
     reply.basis.bounds = bounds;
     reply.basis.n_bounds = fake_fused.is_exact ? 0 : num_planes;
     if (version->codec)
-        add(&reply, kvf_basis_serialised(version->codec->basis), kvf_basis_bytes(version->codec->basis));
-    if (version->model) add(&reply, kvf_exact_model_serialised(version->model), kvf_exact_model_bytes(version->model));
+        fused_add(&reply, kvf_basis_serialised(version->codec->basis), kvf_basis_bytes(version->codec->basis));
+    if (version->model)
+        fused_add(&reply, kvf_exact_model_serialised(version->model), kvf_exact_model_bytes(version->model));
     if (fake_fused.spoil_basis) fake_fused.spoil_basis(&reply);
     fake_send(fake, KVF_FRAME_BASIS_REPLY, request, &reply.basis.base, reply.payload, reply.payload_bytes);
     free(reply.payload);
@@ -326,6 +332,8 @@ bool fake_fused_on_frame(fake_daemon_t *fake, const kvf_frame_head_t *head, cons
     const ProtobufCMessageDescriptor *type = head->type == KVF_FRAME_GET         ? &kvf__get__descriptor
                                              : head->type == KVF_FRAME_GET_UNITS ? &kvf__get_units__descriptor
                                              : head->type == KVF_FRAME_GET_BASIS ? &kvf__get_basis__descriptor
+                                             : head->type == KVF_FRAME_PLAN      ? &kvf__plan__descriptor
+                                             : head->type == KVF_FRAME_PUT       ? &kvf__put__descriptor
                                                                                  : NULL;
     if (!type) return false;
     if (fake_fused.silent_about >> head->type & 1) return true;
@@ -333,7 +341,14 @@ bool fake_fused_on_frame(fake_daemon_t *fake, const kvf_frame_head_t *head, cons
     cr_assert(arena);
     const void *body = kvf_body_unpack(type, data, head->body_bytes, arena);
     cr_assert(body);
-    if (head->type == KVF_FRAME_GET)
+    bool is_ours = head->type != KVF_FRAME_PUT || ((const Kvf__Put *)body)->version;
+    if (!is_ours)
+        fake_serve(fake, head, data);
+    else if (head->type == KVF_FRAME_PUT)
+        fused_serve_put(fake, head, body, data + head->body_bytes);
+    else if (head->type == KVF_FRAME_PLAN)
+        fused_serve_plan(fake, head->request, body);
+    else if (head->type == KVF_FRAME_GET)
         serve_get(fake, head->request, body);
     else if (head->type == KVF_FRAME_GET_UNITS)
         serve_units(fake, head->request, body);

@@ -17,12 +17,27 @@ static const ProtobufCMessageDescriptor *const types[] = {
     &kvf__delete__descriptor,     &kvf__keys_reply__descriptor,
     &kvf__ping__descriptor,       &kvf__error__descriptor,
     &kvf__drop_space__descriptor, &kvf__drop_space_reply__descriptor,
+    &kvf__get_units__descriptor,  &kvf__units_reply__descriptor,
+    &kvf__get_basis__descriptor,  &kvf__basis_reply__descriptor,
+    &kvf__plan__descriptor,       &kvf__plan_reply__descriptor,
 };
 
 static void touch_keys(const ProtobufCBinaryData *keys, size_t count) {
     volatile uint8_t sum = 0;
     for (size_t i = 0; i < count; i++)
         for (size_t j = 0; j < keys[i].len; j++) sum = (uint8_t)(sum + keys[i].data[j]);
+}
+
+static void touch_put(const Kvf__Put *put) {
+    touch_keys(put->keys, put->n_keys);
+    touch_keys(put->token_ids, put->n_token_ids);
+    touch_keys(put->previous, put->n_previous);
+}
+
+static void touch_plan(const Kvf__Plan *plan) {
+    touch_keys(plan->keys, plan->n_keys);
+    touch_keys(plan->token_ids, plan->n_token_ids);
+    touch_keys(plan->previous, plan->n_previous);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
@@ -32,7 +47,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
     const ProtobufCMessageDescriptor *type = types[bytes[0] % (sizeof(types) / sizeof(types[0]))];
     ProtobufCMessage *message = kvf_body_unpack(type, bytes + 1, count - 1, arena);
     if (!message) return 0;
-    if (type == &kvf__put__descriptor) touch_keys(((Kvf__Put *)message)->keys, ((Kvf__Put *)message)->n_keys);
+    if (type == &kvf__put__descriptor) touch_put((const Kvf__Put *)message);
+    if (type == &kvf__plan__descriptor) touch_plan((const Kvf__Plan *)message);
     if (type == &kvf__match__descriptor) touch_keys(((Kvf__Match *)message)->keys, ((Kvf__Match *)message)->n_keys);
     if (type == &kvf__hello__descriptor && strlen(((Kvf__Hello *)message)->version) > count) abort();
     size_t packed_bytes = protobuf_c_message_get_packed_size(message);

@@ -129,7 +129,7 @@ static char *ask_stats(const daemon_fixture_t *daemon, const char *ask) {
 uint64_t daemon_stat(const daemon_fixture_t *daemon, const char *name) {
     char *text = ask_stats(daemon, "stats\n"), line[128];
     snprintf(line, sizeof(line), "\n%s ", name);
-    bool is_first = !strncmp(text, line + 1, strlen(line + 1));
+    bool is_first = strncmp(text, line + 1, strlen(line) - 1) == 0;
     const char *at = is_first ? text : strstr(text, line);
     cr_assert_not_null(at, "no number '%s' in stats", name);
     uint64_t number = strtoull(at + strlen(line) - is_first, NULL, 10);

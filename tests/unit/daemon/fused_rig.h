@@ -2,12 +2,9 @@
 #ifndef KVF_TESTS_FUSED_RIG_H
 #define KVF_TESTS_FUSED_RIG_H
 
-#include "daemon/fused.h"
-#include "daemon/store.h"
-#include "fusion/exact/exact.h"
-#include "tests/unit/fusion/coder_data.h"
+#include "tests/unit/daemon/fused_text.h"
 
-enum { RIG_LAYERS = 2, RIG_HEADS = 2, RIG_DIM = 64, RIG_TOKENS = 16, RIG_PLANES = 2 * RIG_LAYERS, RIG_TEXT = 8192 };
+enum { RIG_TEXT = 8192 };
 
 typedef struct fused_rig {
     float frequencies[128];
@@ -16,11 +13,7 @@ typedef struct fused_rig {
     kvf_store_t *store;
     kvf_space_t *space;
     uint32_t text[RIG_TEXT];
-    /* to read with */
-    kvf_basis_copy_t basis;
-    kvf_codec_t *codec;
-    kvf_block_decoder_t *decoder;
-    kvf_exact_decoder_t *exact_decoder;
+    text_reader_t reader;
 } fused_rig_t;
 
 /* A block: RIG_TOKENS tokens of the text from `first` on, under the key `number`. */

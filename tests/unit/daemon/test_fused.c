@@ -238,7 +238,7 @@ static atomic_bool is_over;
 static _Atomic uint32_t num_read;
 
 static void *read_on(void *arg) {
-    fused_rig_t mine = rig; /* with a decoder of its own */
+    fused_rig_t mine = rig; /* with a reader of its own */
     uint64_t state = (uint64_t)(uintptr_t)arg + 1;
     while (!atomic_load(&is_over)) {
         uint32_t number = (uint32_t)data_draw(&state) % 400;
@@ -246,10 +246,7 @@ static void *read_on(void *arg) {
         (void)rig_check(&mine, (rig_block_t){.number = number, .first = number % 200 * RIG_TOKENS}, &is_there);
         atomic_fetch_add(&num_read, is_there);
     }
-    kvf_block_decoder_destroy(mine.decoder);
-    kvf_codec_destroy(mine.codec);
-    free(mine.basis.image);
-    free(mine.basis.bounds);
+    text_reader_end(&mine.reader);
     return NULL;
 }
 
