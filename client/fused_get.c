@@ -7,13 +7,14 @@
 
 /* ---- ask ---- */
 
-/* Within what the daemon may send if all are raw, and within the body of its answer if none is. */
+/* Within what the daemon may send if all are raw, or whole records (of few layers, too), and within the body of its answer. */
 static size_t count_blocks(const kvf__request_t *request) {
     const kvf_client_t *client = request->client;
     const kvf_layout_t *layout = request->space->layout;
     uint64_t limit =
         client->max_message_bytes < KVF__RECEIVE_BYTES_MAX ? client->max_message_bytes : KVF__RECEIVE_BYTES_MAX;
-    uint64_t cost = kvf__split_cost(request->slice_bytes, request->num_layers);
+    uint64_t cost = kvf__split_cost(request->space->block_bytes, request->num_layers);
+    if (cost > KVF__FUSED_PART_BYTES) cost = kvf__split_cost(request->slice_bytes, request->num_layers);
     uint64_t units = KVF_SPANS_MAX + 1;
     if (request->space->policy.kind == KVF_POLICY_EXACT) units = (uint64_t)layout->layers * layout->planes + 1;
     uint64_t most =

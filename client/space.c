@@ -80,6 +80,8 @@ unsigned kvf__spaces_open_all(kvf_client_t *client) {
 static void mark_dropped(kvf_space_t *space) {
     space->is_dropped = true;
     space->status = KVF_ERR_NOT_FOUND;
+    kvf__unit_cache_drop_space(&space->client->units, space->id);
+    kvf__bases_drop(space);
 }
 
 static bool is_alike(const kvf_space_t *a, const kvf_space_t *b) {

@@ -34,13 +34,17 @@ kvf_client_options_t rig_options(const char *address, kvf_transport_t transport)
 }
 
 void rig_open(rig_t *rig, const kvf_client_options_t *options, const kvf_layout_t *layout, bool own_memory) {
+    rig_open_under(rig, options, layout, own_memory, &(kvf_policy_t){.kind = KVF_POLICY_EXACT});
+}
+
+void rig_open_under(rig_t *rig, const kvf_client_options_t *options, const kvf_layout_t *layout, bool own_memory,
+                    const kvf_policy_t *policy) {
     memset(rig, 0, sizeof(*rig));
     kvf_error_t error = {.text = ""};
-    kvf_policy_t policy = {.kind = KVF_POLICY_EXACT};
     kvf_layout_t usual = rig_layout();
     if (!layout) layout = &usual;
     cr_assert_eq(kvf_connect(options, &rig->client, &error), KVF_OK, "connect: %s", error.text);
-    cr_assert_eq(kvf_space_open(rig->client, "rig", layout, &policy, &rig->space, &error), KVF_OK, "open: %s",
+    cr_assert_eq(kvf_space_open(rig->client, "rig", layout, policy, &rig->space, &error), KVF_OK, "open: %s",
                  error.text);
     rig->block_bytes = kvf_layout_block_bytes(layout);
     rig->layer_bytes = kvf_layout_layer_bytes(layout);

@@ -28,6 +28,9 @@ kvf_client_options_t rig_options(const char *address, kvf_transport_t transport)
 
 /* Connects, opens a space, makes memory. */
 void rig_open(rig_t *rig, const kvf_client_options_t *options, const kvf_layout_t *layout, bool own_memory);
+/* The same under another policy than exact. */
+void rig_open_under(rig_t *rig, const kvf_client_options_t *options, const kvf_layout_t *layout, bool own_memory,
+                    const kvf_policy_t *policy);
 void rig_close(rig_t *rig);
 
 /* Fills block i with bytes that only it has, or with what no block has. */

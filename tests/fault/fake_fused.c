@@ -1,6 +1,5 @@
 #include "fake_fused.h"
 
-#include "client/state.h"
 #include "fusion/coder/block.h"
 #include "fusion/exact/exact.h"
 #include "kernels/kernels.h"
@@ -361,7 +360,7 @@ bool fake_fused_on_frame(fake_daemon_t *fake, const kvf_frame_head_t *head, cons
 /* ---- the client's side ---- */
 
 void fake_fused_open(rig_t *rig, const kvf_client_options_t *options, const kvf_layout_t *of) {
-    rig_open(rig, options, of, true);
-    if (fake_fused.is_exact) return;
-    rig->space->policy = (kvf_policy_t){.kind = KVF_POLICY_ERROR, .error_k = FUSED_BOUND, .error_v = FUSED_BOUND};
+    kvf_policy_t exact = {.kind = KVF_POLICY_EXACT};
+    kvf_policy_t within = {.kind = KVF_POLICY_ERROR, .error_k = FUSED_BOUND, .error_v = FUSED_BOUND};
+    rig_open_under(rig, options, of, true, fake_fused.is_exact ? &exact : &within);
 }

@@ -238,6 +238,29 @@ Test(fused_get, a_space_that_was_made_anew_has_other_units) {
     stop(fake, &rig);
 }
 
+static bool drop_space(fake_daemon_t *fake, const kvf_frame_head_t *head, const uint8_t *data) {
+    if (head->type != KVF_FRAME_DROP_SPACE) return fake_fused_on_frame(fake, head, data);
+    Kvf__DropSpaceReply reply = KVF__DROP_SPACE_REPLY__INIT;
+    fake_send(fake, KVF_FRAME_DROP_SPACE_REPLY, head->request, &reply.base, NULL, 0);
+    return true;
+}
+
+Test(fused_get, a_space_that_is_dropped_holds_nothing) {
+    small = rig_layout();
+    fake_fused = (fake_fused_t){0};
+    fake_fused_make(&small);
+    fake_daemon_t *fake = fake_start(&(fake_options_t){.on_frame = drop_space, .is_fused = true});
+    kvf_client_options_t options = rig_options(fake_address(fake), KVF_TRANSPORT_NETWORK);
+    rig_t rig;
+    fake_fused_open(&rig, &options, &small);
+    get_all(&rig);
+    cr_assert(rig.space->bases && rig.client->units.bytes);
+    cr_assert_eq(kvf_space_drop(rig.client, "rig", NULL), KVF_OK);
+    cr_assert(!rig.space->bases && !rig.client->units.bytes);
+    cr_assert_eq(rig_get(&rig, 1, 0), KVF_ERR_NOT_FOUND);
+    stop(fake, &rig);
+}
+
 /* Answers for the basis only when the space was opened again, as another one. */
 static uint64_t basis_request;
 static bool rename_space_before_its_basis(fake_daemon_t *fake, const kvf_frame_head_t *head, const uint8_t *data) {
