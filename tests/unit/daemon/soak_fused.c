@@ -148,7 +148,7 @@ static bool start(soak_t *soak, const options_t *options) {
     if (!soak_corpus_create(&soak->corpus, SOAK_CHAINS, options->seed)) return false;
     uint64_t raw = kvf_layout_block_bytes(&soak->corpus.layout) * soak->corpus.num_blocks * SOAK_SPACES;
     soak->host_bytes = raw / 10;
-    soak->staging_bytes = soak->host_bytes / 3;
+    soak->staging_bytes = soak->host_bytes / 2; /* room for what two spaces learn from */
     soak->drops_left = DROPS_MAX;
     soak->max_lives = DROPS_MAX + SOAK_SPACES;
     soak->lives = calloc(soak->max_lives, sizeof(*soak->lives));
@@ -158,6 +158,7 @@ static bool start(soak_t *soak, const options_t *options) {
                                  .max_block_bytes = 1 << 20,
                                  .max_keys = soak->corpus.num_blocks,
                                  .max_spaces = SOAK_SPACES,
+                                 .eviction = (kvf_evict_kind_t)(options->seed % KVF_EVICT_KINDS),
                                  .encoders = 2,
                                  .code_exact = true,
                                  .prepare = true};
@@ -197,7 +198,7 @@ static bool parse(int argc, char **argv, options_t *options) {
 
 int main(int argc, char **argv) {
     static soak_t soak;
-    options_t options = {.ops = 120000, .seed = 1, .threads = 3};
+    options_t options = {.ops = 120000, .seed = 2, .threads = 3};
     if (!parse(argc, argv, &options)) {
         fprintf(stderr, "usage: soak_fused [--ops N] [--seed S] [--threads 1..%d]\n", THREADS_MAX);
         return 2;
