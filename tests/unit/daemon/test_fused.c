@@ -188,6 +188,25 @@ Test(fused, two_spaces_share_the_memory) {
     rig_stop(&rig);
 }
 
+Test(fused, slots_that_nothing_lands_in_are_given_before_coded_blocks_have_to_leave) {
+    rig_start(&rig, 1 << 20, 256 << 10, BOUND);
+    kvf_space_stats_t before = {0}, after;
+    for (uint32_t run = 0; run < 12 && !before.evicted_blocks; run++) { /* until it has all of the memory */
+        put_run(run * 60, run * 300, 60);
+        rig_wait(&rig, rig.space);
+        kvf_space_get_stats(rig.space, &before);
+    }
+    cr_assert_gt(before.evicted_blocks, 0);
+    kvf_space_t *other = rig_open(&rig, "other");
+    cr_assert_eq(rig_put_patiently(&rig, other, (rig_block_t){0, 0, -1}), KVF_OK);
+    kvf_space_get_stats(rig.space, &after);
+    cr_assert_eq(after.segments, before.segments - 1);
+    cr_assert_eq(after.evicted_blocks, before.evicted_blocks);
+    cr_assert_eq(after.blocks, before.blocks);
+    kvf_space_unref(other);
+    rig_stop(&rig);
+}
+
 Test(fused, a_space_that_is_dropped_in_the_midst_gives_its_memory_back) {
     rig_start(&rig, 2 << 20, 512 << 10, BOUND);
     put_run(0, 0, LESSON + 5);
