@@ -57,11 +57,11 @@ static int open_socket(const struct sockaddr_un *address) {
         !setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) &&
         !connect(fd, (const struct sockaddr *)address, sizeof(*address)))
         return fd;
-    fprintf(
-        stderr,
-        "kvfuse: cannot open the stats socket %s: %s\nkvfuse: is kvfused running on this host? --socket names that of "
-        "another user's daemon, or of one with --runtime-dir\n",
-        address->sun_path, strerror(errno));
+    fprintf(stderr, "kvfuse: cannot open the stats socket %s: %s\nkvfuse: %s\n", address->sun_path, strerror(errno),
+            errno == EACCES
+                ? "it is for the daemon's user and group (socket-mode)"
+                : "is kvfused running on this host? --socket names that of another user's daemon, or of one "
+                  "with --runtime-dir");
     if (fd >= 0) close(fd);
     return -1;
 }
