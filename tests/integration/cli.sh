@@ -106,6 +106,7 @@ mv "$memory.away" "$memory"
 
 # what admins see
 says 0 '^blocks 36$' "$kvfuse" stats --socket "$socket"
+says 0 '^staging_refused counter blocks Blocks of puts refused' "$kvfuse" stats --socket "$socket" --describe
 says 0 '"put":{"requests":' "$kvfuse" stats --socket "$socket" --json
 says 0 'space=shared policy="exact" model=' "$kvfuse" spaces --socket "$socket"
 says 0 'host-bytes = 64MiB' "$kvfuse" config --socket "$socket"
