@@ -3,6 +3,7 @@
 #include "transport/address.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -26,7 +27,8 @@ kvf_status_t kvf_options_make_runtime_dir(const kvf_options_t *options) {
     if (mkdir(path, 0755) != 0 && errno != EEXIST) return kvf_status_from_errno(errno);
     if (options->runtime_dir[0]) { /* who names a folder may as well name a link to one */
         if (stat(path, &about) != 0) return kvf_status_from_errno(errno);
-        return S_ISDIR(about.st_mode) ? KVF_OK : KVF_ERR_ADDRESS;
+        if (!S_ISDIR(about.st_mode)) return KVF_ERR_ADDRESS;
+        return faccessat(AT_FDCWD, path, W_OK | X_OK, AT_EACCESS) == 0 ? KVF_OK : kvf_status_from_errno(errno);
     }
     if (lstat(path, &about) != 0) return kvf_status_from_errno(errno);
     const bool ours = S_ISDIR(about.st_mode) && about.st_uid == geteuid() && !(about.st_mode & (S_IWGRP | S_IWOTH));

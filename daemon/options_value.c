@@ -62,11 +62,11 @@ static bool set_number(const kvf__option_t *row, const char *text, uint64_t *val
         return true;
     }
     if (number < row->min || number > row->max) {
-        char min[KVF_OPTION_STRING_BYTES], max[KVF_OPTION_STRING_BYTES], reason[160];
+        char min[KVF_OPTION_STRING_BYTES], max[KVF_OPTION_STRING_BYTES], reason[KVF_OPTION_STRING_BYTES];
         kvf__option_format_number(row->type, row->min, min);
         kvf__option_format_number(row->type, row->max, max);
-        (void)snprintf(reason, sizeof(reason), "is outside %.30s to %.30s%s%.30s", min, max,
-                       row->zero ? ", or 0: " : "", row->zero ? row->zero : "");
+        (void)snprintf(reason, sizeof(reason), "is outside %.30s to %.30s%s%s", min, max, row->zero ? ", or 0: " : "",
+                       row->zero ? row->zero : "");
         return fail(why, text, reason);
     }
     *value = number;

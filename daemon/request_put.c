@@ -14,7 +14,10 @@ static void count_refused(kvf_service_t *service, kvf_status_t status) {
         kvf_log_limited(KVF_LOG_WARN, "a block is refused: no room in host-bytes, and all that is there is in use");
     }
     if (status == KVF_ERR_CORRUPT) kvf_metrics_add(service->metrics, KVF_METRIC_BLOCKS_CORRUPT, 1);
-    if (status == KVF_ERR_BUSY) kvf_metrics_add(service->metrics, KVF_METRIC_STAGING_REFUSED, 1);
+    if (status == KVF_ERR_BUSY) {
+        kvf_metrics_add(service->metrics, KVF_METRIC_STAGING_REFUSED, 1);
+        kvf_log_limited(KVF_LOG_INFO, "a block is refused for now: staging-bytes, or memory that is ready, is used up");
+    }
 }
 
 kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, size_t count,

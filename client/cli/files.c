@@ -17,6 +17,20 @@ static int complain_of_file(const kvf_error_t *error) {
     return EXIT_FAILURE;
 }
 
+static void tell_waits(const kvf_files_job_t *job) {
+    if (job->waited_s > 0)
+        printf("       of that, %.0f ms went by while the daemon held blocks back: a budget was used up\n",
+               job->waited_s * 1e3);
+}
+
+static void tell_budget(const kvf_files_job_t *job) {
+    if (job->last_failure == KVF_ERR_BUSY)
+        fprintf(stderr,
+                "kvfuse: nothing got through for --timeout-ms (%u); kvfuse top shows staging and host, kvfused has "
+                "--staging-bytes and --host-bytes\n",
+                job->options->connection.timeout_ms);
+}
+
 /* ---- put ---- */
 
 static int put(kvf_files_job_t *job, uint64_t *numbers) {
@@ -31,9 +45,11 @@ static int put(kvf_files_job_t *job, uint64_t *numbers) {
            kvf_cli_format_bytes(bytes, size), (unsigned long long)job->existed, seconds * 1e3);
     if (job->done) printf(", %.2f GB/s", bytes / seconds / 1e9);
     putchar('\n');
+    tell_waits(job);
     if (job->failed) {
         fprintf(stderr, "kvfuse: %llu blocks were not stored, the last of them: %s\n", (unsigned long long)job->failed,
                 kvf_status_text(job->last_failure));
+        tell_budget(job);
         return EXIT_FAILURE;
     }
     return EXIT_SUCCESS;
@@ -66,10 +82,12 @@ static int get(kvf_files_job_t *job, uint64_t *numbers) {
            (unsigned long long)job->done, kvf_cli_format_bytes(bytes, size), seconds * 1e3);
     if (job->done) printf(", %.2f GB/s", bytes / seconds / 1e9);
     putchar('\n');
+    tell_waits(job);
     if (job->failed + job->missed) {
         fprintf(stderr, "kvfuse: %llu blocks did not come back, the last of them: %s\n",
                 (unsigned long long)(job->failed + job->missed),
                 kvf_status_text(job->failed ? job->last_failure : KVF_ERR_NOT_FOUND));
+        tell_budget(job);
         return EXIT_FAILURE;
     }
     if (job->options->verify && kvf_files_verify(job, numbers, matched) != EXIT_SUCCESS) return EXIT_FAILURE;
@@ -97,12 +115,13 @@ static bool take_memory(kvf_files_job_t *job) {
     uint64_t blocks = kvf_files_num_blocks(job);
     job->keys = calloc(blocks, sizeof(*job->keys));
     job->bounds = calloc(blocks, sizeof(*job->bounds));
+    job->busy = calloc(blocks, sizeof(*job->busy));
     for (unsigned i = 0; i < KVF_FILES_DEPTH; i++) {
         job->batches[i].pieces = calloc(KVF_FILES_BATCH * job->info->num_pieces, sizeof(kvf_piece_t));
         job->batches[i].token_ids = calloc((size_t)KVF_FILES_BATCH * job->info->layout.block_tokens, sizeof(int32_t));
         if (!job->batches[i].pieces || !job->batches[i].token_ids) return false;
     }
-    return job->keys && job->bounds;
+    return job->keys && job->bounds && job->busy;
 }
 
 static int choose_layers(kvf_files_job_t *job) {
@@ -188,6 +207,7 @@ done:
     }
     free(job->keys);
     free(job->bounds);
+    free(job->busy);
     free(job);
     free(numbers);
     return code;
@@ -262,7 +282,7 @@ int kvf_command_get(int argc, char **argv) {
         SHARED_OPTIONS,
         {"out", 'o', "OUT", 0, "File that the KV goes to (needed)", 0},
         {"verify", 'v', NULL, 0, "Compare it with FILE's own: bit for bit, or each row within the policy's bound", 0},
-        {"layers", 'l', "A-B", 0, "Get only these layers, from 0 on (all)", 0},
+        {"layers", 'l', "A-B", 0, "Get only these layers, or layer A, from 0 on (all)", 0},
         {0}};
     static const struct argp_child children[] = {
         {.argp = &kvf_cli_connection_argp}, {.argp = &kvf_cli_policy_argp}, {0}};

@@ -46,6 +46,8 @@ typedef struct kvf_files_job {
     uint8_t (*keys)[KVF_KVFILE_KEY_BYTES]; /* [requests, blocks] */
     float (*bounds)[2];                    /* [requests, blocks] get: of K and V, as told */
     kvf_files_batch_t batches[KVF_FILES_DEPTH];
+    uint64_t *busy, num_busy; /* [requests, blocks] those that a budget of the daemon's held back */
+    double waited_s;          /* for such a budget */
     uint64_t done, existed, missed, failed;
     kvf_status_t last_failure;
     kvf_bar_t bar;
@@ -61,8 +63,9 @@ static inline kvf_piece_t *kvf_files_pick(const kvf_files_job_t *job, kvf_piece_
 }
 static inline size_t kvf_files_num_picked(const kvf_files_job_t *job) { return 2 * (size_t)job->num_layers; }
 
-/* Moves the blocks `numbers` [count], DEPTH batches in flight: into the output, if there is one, else to the daemon. Counts
- * how each fared in the job. Returns KVF_OK also where some failed. */
+/* Moves the blocks `numbers` [count], DEPTH batches in flight: into the output, if there is one, else to the daemon. What a
+ * budget holds back is tried again until none of it got through for the time of a request. Counts how each fared in the
+ * job. Returns KVF_OK also where some failed. */
 kvf_status_t kvf_files_move(kvf_files_job_t *job, const uint64_t *numbers, uint64_t count) KVF_MUST_CHECK;
 
 /* How many leading blocks of each request are stored; their numbers into `numbers`, their count into *matched. */

@@ -2,6 +2,9 @@
 #include "client/cli/files.h"
 
 #include <string.h>
+#include <time.h>
+
+enum { BUSY_WAIT_MIN_MS = 20, BUSY_WAIT_MAX_MS = 320 }; /* longer each time that nothing gets through */
 
 /* ---- batches ---- */
 
@@ -37,8 +40,14 @@ static kvf_status_t submit(kvf_files_job_t *job, kvf_files_batch_t *batch) {
 static void account(kvf_files_job_t *job, const kvf_completion_t *completion) {
     const kvf_files_batch_t *batch = completion->user;
     bool whole = completion->status == KVF_OK || completion->status == KVF_PARTIAL;
+    uint64_t settled = 0;
     for (size_t i = 0; i < batch->count; i++) {
         kvf_status_t status = whole ? batch->statuses[i] : completion->status;
+        if (status == KVF_ERR_BUSY) {
+            job->busy[job->num_busy++] = batch->numbers[i];
+            continue;
+        }
+        settled++;
         memcpy(job->bounds[batch->numbers[i]], batch->bounds[i], sizeof(batch->bounds[i]));
         job->done += status == KVF_OK;
         job->existed += status == KVF_EXISTS;
@@ -47,10 +56,11 @@ static void account(kvf_files_job_t *job, const kvf_completion_t *completion) {
         job->failed++;
         job->last_failure = status;
     }
-    kvf_bar_advance(&job->bar, batch->count, batch->count * job->slice_bytes);
+    kvf_bar_advance(&job->bar, settled, settled * job->slice_bytes);
 }
 
-kvf_status_t kvf_files_move(kvf_files_job_t *job, const uint64_t *numbers, uint64_t count) {
+/* `numbers` may be job->busy: what is held back again takes the place of what was read already. */
+static kvf_status_t move_once(kvf_files_job_t *job, const uint64_t *numbers, uint64_t count) {
     kvf_files_batch_t *idle[KVF_FILES_DEPTH];
     unsigned num_idle = 0;
     for (unsigned i = 0; i < KVF_FILES_DEPTH; i++) idle[num_idle++] = &job->batches[i];
@@ -71,6 +81,27 @@ kvf_status_t kvf_files_move(kvf_files_job_t *job, const uint64_t *numbers, uint6
         }
     }
     return KVF_OK;
+}
+
+kvf_status_t kvf_files_move(kvf_files_job_t *job, const uint64_t *numbers, uint64_t count) {
+    double patience_s = job->options->connection.timeout_ms / 1e3, stuck_s = 0;
+    long wait_ms = BUSY_WAIT_MIN_MS;
+    kvf_status_t status = move_once(job, numbers, count);
+    while (status == KVF_OK && job->num_busy && stuck_s < patience_s) {
+        double start = kvf_cli_now();
+        nanosleep(&(struct timespec){.tv_nsec = wait_ms * 1000000}, NULL);
+        uint64_t left = job->num_busy, failed = job->failed;
+        job->num_busy = 0;
+        status = move_once(job, job->busy, left);
+        double seconds = kvf_cli_now() - start;
+        if (job->failed == failed) job->waited_s += seconds; /* else it was not the budget alone */
+        bool is_stuck = job->num_busy == left;
+        stuck_s = is_stuck ? stuck_s + seconds : 0;
+        wait_ms = !is_stuck ? BUSY_WAIT_MIN_MS : wait_ms < BUSY_WAIT_MAX_MS ? 2 * wait_ms : BUSY_WAIT_MAX_MS;
+    }
+    if (job->num_busy) job->last_failure = KVF_ERR_BUSY;
+    job->failed += job->num_busy;
+    return status;
 }
 
 /* ---- match ---- */

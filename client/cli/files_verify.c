@@ -14,6 +14,7 @@ const char *kvf_files_tell_layers(const kvf_files_job_t *job, char *text) {
 
 typedef struct result {
     kvf_row_errors_t errors; /* of all rows */
+    uint64_t as_put;         /* blocks that no coding has touched yet */
     bool is_told;            /* that a block is beyond its bound */
 } result_t;
 
@@ -24,6 +25,7 @@ static void add_block(const kvf_files_job_t *job, uint64_t number, const kvf_pie
     for (size_t p = 0; p < kvf_files_num_picked(job); p++)
         kvf_verify_plane(layout, want[p].base, have[p].base, layout->block_tokens,
                          kvf_cli_bound(&job->options->policy, job->bounds[number], p % 2), &result->errors);
+    result->as_put += job->bounds[number][0] == 0 && job->bounds[number][1] == 0;
     if (result->is_told || kvf_verify_is_kept(&result->errors)) return;
     result->is_told = true;
     fprintf(stderr, "kvfuse: request %llu, block %llu differs from %s%s\n",
@@ -39,8 +41,15 @@ static int report(const kvf_files_job_t *job, const result_t *result, uint64_t c
         printf("verify%s %llu blocks equal those of %s, bit for bit\n", told, (unsigned long long)count, path);
         return EXIT_SUCCESS;
     }
-    printf("verify%s %llu blocks against those of %s: the largest row error is %.6f of its bound (%.3g of the row)\n",
-           told, (unsigned long long)count, path, result->errors.worst, result->errors.max);
+    printf("verify%s %llu blocks against those of %s: ", told, (unsigned long long)count, path);
+    if (result->errors.max > 0)
+        printf("the largest row error is %.6f of its bound (%.3g of the row)\n", result->errors.worst,
+               result->errors.max);
+    else
+        printf("no error\n");
+    if (result->as_put)
+        printf("       %llu of them are not coded yet, and came as they were put\n",
+               (unsigned long long)result->as_put);
     if (result->errors.lost)
         fprintf(stderr, "kvfuse: %llu rows that had to come back bit for bit did not\n",
                 (unsigned long long)result->errors.lost);

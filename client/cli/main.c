@@ -38,6 +38,7 @@ static void silence_ucx(void) {
 int main(int argc, char **argv) {
     argp_err_exit_status = KVF_EXIT_USAGE;
     silence_ucx();
+    setvbuf(stdout, NULL, _IOLBF, 0); /* in a pipe, too: what is said of mistakes comes after what led to them */
     if (argc < 2) {
         print_help(stderr);
         return KVF_EXIT_USAGE;

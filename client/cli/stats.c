@@ -57,11 +57,11 @@ static int open_socket(const struct sockaddr_un *address) {
         !setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) &&
         !connect(fd, (const struct sockaddr *)address, sizeof(*address)))
         return fd;
-    fprintf(
-        stderr,
-        "kvfuse: cannot open the stats socket %s: %s\nkvfuse: is kvfused running on this host? --socket names that of "
-        "another user's daemon, or of one with --runtime-dir\n",
-        address->sun_path, strerror(errno));
+    fprintf(stderr, "kvfuse: cannot open the stats socket %s: %s\nkvfuse: %s\n", address->sun_path, strerror(errno),
+            errno == EACCES
+                ? "it is for the daemon's user and group (socket-mode)"
+                : "is kvfused running on this host? --socket names that of another user's daemon, or of one "
+                  "with --runtime-dir");
     if (fd >= 0) close(fd);
     return -1;
 }
@@ -133,7 +133,7 @@ char *kvf_cli_ask(const kvf_cli_socket_t *options, const char *line) {
 typedef struct ask_options {
     kvf_cli_socket_t socket;
     const char *drop; /* spaces: the one that is to go */
-    bool json, brief;
+    bool json, brief, describe;
 } ask_options_t;
 
 static error_t parse_ask(int key, char *argument, struct argp_state *state) {
@@ -142,6 +142,7 @@ static error_t parse_ask(int key, char *argument, struct argp_state *state) {
     case ARGP_KEY_INIT: state->child_inputs[0] = &options->socket; return 0;
     case 'j': options->json = true; return 0;
     case 'B': options->brief = true; return 0;
+    case 'd': options->describe = true; return 0;
     case 'D': options->drop = argument; return 0;
     case ARGP_KEY_END:
         if (options->drop && options->socket.path) argp_error(state, "--drop goes to --address, not by --socket");
@@ -204,8 +205,10 @@ static int print_brief(const ask_options_t *options) {
 }
 
 int kvf_command_stats(int argc, char **argv) {
-    static const struct argp_option table[] = {
-        {"json", 'j', NULL, 0, "As one line of JSON", 0}, {"brief", 'B', NULL, 0, "A few lines for people", 0}, {0}};
+    static const struct argp_option table[] = {{"json", 'j', NULL, 0, "As one line of JSON", 0},
+                                               {"brief", 'B', NULL, 0, "A few lines for people", 0},
+                                               {"describe", 'd', NULL, 0, "What each number means, and its unit", 0},
+                                               {0}};
     const struct argp argp = {.options = table,
                               .parser = parse_ask,
                               .doc = "Prints what a daemon on this host counts.\vHits are keys that were there: of a "
@@ -213,7 +216,8 @@ int kvf_command_stats(int argc, char **argv) {
                               .children = ask_children};
     ask_options_t options = {.socket = KVF_CLI_SOCKET_INIT};
     if (argp_parse(&argp, argc, argv, 0, NULL, &options)) return KVF_EXIT_USAGE;
-    return options.brief ? print_brief(&options) : print_answer(&options, options.json ? "stats json" : "stats");
+    if (options.brief) return print_brief(&options);
+    return print_answer(&options, options.describe ? "metrics" : options.json ? "stats json" : "stats");
 }
 
 static int ask_plainly(int argc, char **argv, const char *line, const char *doc) {

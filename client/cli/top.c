@@ -77,6 +77,23 @@ static void print_errors(FILE *to, const json_t *now) {
     if (any) fputc('\n', to);
 }
 
+/* What the bytes held are of; the last is what is left: the index, the heap's and the tables' own. */
+static void print_shares(FILE *to, const json_t *f, double held) {
+    static const char *const parts[][2] = {{"raw", "bytes_raw"},
+                                           {"records", "bytes_records"},
+                                           {"units", "bytes_units"},
+                                           {"candidates", "bytes_candidates"},
+                                           {"bases", "bytes_bases"}};
+    double rest = held;
+    fputs("  held ", to);
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        double bytes = number(f, parts[i][1]);
+        fprintf(to, "  %s %.1f %%", parts[i][0], 100 * bytes / held);
+        rest -= bytes;
+    }
+    fprintf(to, "  index %.1f %%\n", rest > 0 ? 100 * rest / held : 0);
+}
+
 /* How far fusing is, and what it came to. Nothing where no space is fused. */
 static void print_fusion(FILE *to, const json_t *now, const json_t *before, double seconds) {
     const json_t *f = json_object_get(now, "fusion"), *was = json_object_get(before, "fusion");
@@ -86,11 +103,7 @@ static void print_fusion(FILE *to, const json_t *now, const json_t *before, doub
     fprintf(to, "fusion   ratio %.2f   %.1f MB put   %.1f MB held   %.0f blocks coded   %.0f wait   %.0f units%s\n",
             number(f, "ratio"), number(f, "bytes_put") / 1e6, held / 1e6, number(f, "blocks_coded"),
             number(f, "blocks_waiting"), number(f, "units"), number(f, "spaces_learning") > 0 ? "   learning" : "");
-    if (held > 0)
-        fprintf(to, "  held   raw %.1f %%   records %.1f %%   units %.1f %%   candidates %.1f %%   bases %.1f %%\n",
-                100 * number(f, "bytes_raw") / held, 100 * number(f, "bytes_records") / held,
-                100 * number(f, "bytes_units") / held, 100 * number(f, "bytes_candidates") / held,
-                100 * number(f, "bytes_bases") / held);
+    if (held > 0) print_shares(to, f, held);
     double rows = number(f, "rows_same") + number(f, "rows_referring") + number(f, "rows_alone") +
                   number(f, "rows_raw") + number(f, "rows_zero");
     fprintf(to, "  rows   same %.1f %%   referring %.1f %%   alone %.1f %%   worst error %.2f of its bound\n",
@@ -106,6 +119,9 @@ static void print_view(FILE *to, const json_t *now, const json_t *before, double
             number(now, "uptime_s"), number(now, "sessions"), number(now, "requests_in_flight"), number(now, "spaces"));
     print_bar(to, "host", number(now, "block_bytes"), number(now, "host_bytes"), 40);
     print_bar(to, "staging", number(now, "staging_bytes"), number(now, "staging_bytes_max"), 40);
+    if (number(now, "staging_refused") > 0)
+        fprintf(to, "refused  %.0f blocks for now, as a budget was used up (%+.0f/s)\n", number(now, "staging_refused"),
+                seconds > 0 ? (number(now, "staging_refused") - number(before, "staging_refused")) / seconds : 0);
     fprintf(to, "blocks   %.0f now   %+.0f/s stored   %+.0f/s evicted   index %.1f MB\n\n", number(now, "blocks"),
             seconds > 0 ? (number(now, "blocks_stored") - number(before, "blocks_stored")) / seconds : 0,
             seconds > 0 ? (number(now, "blocks_evicted") - number(before, "blocks_evicted")) / seconds : 0,

@@ -26,17 +26,20 @@ says() {
     grep -q -- "$text" "$work/out" || fail "'$*' does not say '$text'"
 }
 
-: >"$work/log"
-"$kvfused" --address 127.0.0.1:0 --runtime-dir "$work" --host-bytes 64MiB 2>"$work/log" &
-daemon=$!
-n=0
-until grep -q 'listening on' "$work/log"; do
-    n=$((n + 1))
-    [ $n -lt 200 ] || fail "the daemon does not start"
-    sleep 0.05
-done
-address=$(sed -n 's/.*listening on \([^ ]*\)$/\1/p' "$work/log")
-socket="$work/${address##*:}.stats"
+start() { # options of kvfused
+    : >"$work/log"
+    "$kvfused" --address 127.0.0.1:0 --runtime-dir "$work" --host-bytes 64MiB "$@" 2>"$work/log" &
+    daemon=$!
+    n=0
+    until grep -q 'listening on' "$work/log"; do
+        n=$((n + 1))
+        [ $n -lt 200 ] || fail "the daemon does not start"
+        sleep 0.05
+    done
+    address=$(sed -n 's/.*listening on \([^ ]*\)$/\1/p' "$work/log")
+    socket="$work/${address##*:}.stats"
+}
+start
 
 says 0 'round trips' "$kvfuse" ping --address "$address"
 for transport in shared network; do
@@ -103,6 +106,7 @@ mv "$memory.away" "$memory"
 
 # what admins see
 says 0 '^blocks 36$' "$kvfuse" stats --socket "$socket"
+says 0 '^staging_refused counter blocks Blocks of puts refused' "$kvfuse" stats --socket "$socket" --describe
 says 0 '"put":{"requests":' "$kvfuse" stats --socket "$socket" --json
 says 0 'space=shared policy="exact" model=' "$kvfuse" spaces --socket "$socket"
 says 0 'host-bytes = 64MiB' "$kvfuse" config --socket "$socket"
@@ -130,7 +134,7 @@ says 1 'block 0 differs from .* by more than its bound' \
 grep -q 'the largest row error is [1-9][0-9.]* of its bound' "$work/out" || fail "it does not say by how much"
 [ ! -e "$work/b" ] || fail "a file that is beyond its bound was written"
 says 0 '18 blocks stored' "$kvfuse" put --address "$address" --space ratio --policy 'ratio 8' "$sample"
-says 0 'against .*of its bound' "$kvfuse" get --address "$address" --space ratio --policy 'ratio 8' "$sample" --out "$work/b" --verify
+says 0 'verify 20 blocks against' "$kvfuse" get --address "$address" --space ratio --policy 'ratio 8' "$sample" --out "$work/b" --verify
 says 0 '18 blocks stored' "$kvfuse" put --address "$address" --space other-exact "$work/near.safetensors"
 says 1 'request 0, block 0 differs' "$kvfuse" get --address "$address" --space other-exact "$sample" --out "$work/b" --verify
 says 1 'policy fuse is not supported by this daemon yet' \
@@ -184,8 +188,23 @@ kill -STOP "$daemon"
 says 1 "$socket does not answer within 2 s" "$kvfuse" stats --socket "$socket"
 kill -CONT "$daemon"
 
-kill "$daemon"
-wait "$daemon" || fail "SIGTERM: the daemon exits with $?"
-daemon=
+stop() {
+    kill "$daemon"
+    wait "$daemon" || fail "SIGTERM: the daemon exits with $?"
+    daemon=
+}
+stop
 [ ! -e "$socket" ] || fail "the daemon left its socket behind"
+
+# a budget that holds blocks back: put waits for it, and says so; what is not coded yet comes as it was put
+start --staging-bytes 1MiB
+says 0 '18 blocks stored' "$kvfuse" put --address "$address" --space slow "$sample"
+grep -q 'the daemon held blocks back' "$work/out" || fail "put does not say what it waited for"
+says 1 'nothing got through for --timeout-ms (300)' \
+    "$kvfuse" put --address "$address" --space learns --policy 'error 0.05' --timeout-ms 300 "$sample"
+says 0 'refused ' "$kvfuse" top --socket "$socket" --count 1
+says 0 'no error' "$kvfuse" get --address "$address" --space learns --policy 'error 0.05' "$sample" --out "$work/b" --verify
+grep -q 'are not coded yet' "$work/out" || fail "get does not say that blocks came as they were put"
+says 0 'blocks stored' "$kvfuse" put --address "$address" --space learns --policy 'error 0.05' "$sample"
+stop
 echo "ok"

@@ -158,6 +158,7 @@ Test(options, a_number_out_of_range_says_the_range) {
     assert_rejected("--threads 0", "'0' is outside 1 to 64");
     assert_rejected("--threads 65", "1 to 64");
     assert_rejected("--segment-bytes 1", "is outside 64KiB to 1TiB, or 0: by size");
+    assert_rejected("--host-bytes 1", "is outside 1MiB to 1024TiB, or 0: half of the free memory, at most 8GiB");
     assert_rejected("--request-timeout 1", "is outside 10ms to 3600s");
 }
 
