@@ -191,6 +191,5 @@ void kvf_space_get_fused_stats(kvf_space_t *space, kvf_fused_stats_t *stats) {
     stats->heap_bytes = heap.used_bytes;
     stats->heap_segments = atomic_load_explicit(&fused->num_heap_segments, memory_order_relaxed);
     stats->dropped_blocks = atomic_load_explicit(&fused->dropped, memory_order_relaxed);
-    stats->failed_units = atomic_load_explicit(&fused->failed_units, memory_order_relaxed);
     stats->code_ns = atomic_load_explicit(&fused->code_ns, memory_order_relaxed);
 }

@@ -137,30 +137,43 @@ static void remove_segment(kvf_space_t *space, uint32_t number) {
 }
 
 /* [lock] */
+static bool begin_giving(kvf_fused_t *fused) {
+    fused->giving = kvf_heap_emptiest(fused->heap);
+    if (fused->giving == KVF__NO_SEGMENT) return false;
+    fused->give_until_ns = kvf__now_ns() + GIVE_NS;
+    fused->give_again_ns = 0;
+    kvf_heap_close(fused->heap, fused->giving);
+    return true;
+}
+
+/* [lock] */
+static uint64_t end_giving(kvf_fused_t *fused) {
+    fused->giving = KVF__NO_SEGMENT;
+    atomic_store_explicit(&fused->give_wanted, 0, memory_order_relaxed);
+    return KVF_WORK_NONE;
+}
+
+/* [lock] */
 static uint64_t go_on_giving(kvf_space_t *space) {
     kvf_fused_t *fused = space->fused;
-    if (fused->giving == KVF__NO_SEGMENT) {
-        fused->giving = kvf_heap_emptiest(fused->heap);
-        fused->give_until_ns = kvf__now_ns() + GIVE_NS;
-        if (fused->giving == KVF__NO_SEGMENT) {
-            atomic_store_explicit(&fused->give_wanted, 0, memory_order_relaxed);
-            return KVF_WORK_NONE;
-        }
-        kvf_heap_close(fused->heap, fused->giving);
-    }
-    kvf__fused_drain(space);
-    if (!kvf_heap_is_empty(fused->heap, fused->giving)) empty_segment(space, fused->giving);
+    if (fused->giving == KVF__NO_SEGMENT && !begin_giving(fused)) return end_giving(fused);
     kvf__fused_drain(space);
     uint64_t now = kvf__now_ns();
     bool is_empty = kvf_heap_is_empty(fused->heap, fused->giving);
-    if (!is_empty && now < fused->give_until_ns) return now + GIVE_AGAIN_NS;
+    if (!is_empty && now < fused->give_again_ns) return fused->give_again_ns;
+    if (!is_empty) {
+        empty_segment(space, fused->giving);
+        kvf__fused_drain(space);
+        is_empty = kvf_heap_is_empty(fused->heap, fused->giving);
+        fused->give_again_ns =
+            kvf__now_ns() + GIVE_AGAIN_NS; /* what is left is held: every turn comes by, and the look is long */
+    }
+    if (!is_empty && now < fused->give_until_ns) return fused->give_again_ns;
     if (is_empty)
         remove_segment(space, fused->giving);
     else
         kvf_heap_reopen(fused->heap, fused->giving);
-    fused->giving = KVF__NO_SEGMENT;
-    atomic_store_explicit(&fused->give_wanted, 0, memory_order_relaxed);
-    return KVF_WORK_NONE;
+    return end_giving(fused);
 }
 
 uint64_t kvf__fused_give(kvf_space_t *space) {
