@@ -166,8 +166,16 @@ static void stop_giving(kvf_space_t *space) {
     if (atomic_load_explicit(&space->segments[number], memory_order_relaxed)->num_free) list(space, number);
 }
 
+/* Whether a segment has no block, so that to give it costs nothing. */
+static bool has_idle_segment(kvf_space_t *space) {
+    collect_freed(space);
+    uint32_t number = choose_segment(space);
+    if (number == KVF__NO_SEGMENT) return false;
+    return atomic_load_explicit(&space->segments[number], memory_order_relaxed)->num_free == space->slots;
+}
+
 bool kvf__slots_give_segment(kvf_space_t *space) {
-    if (space->fused && kvf__fused_ask_segment(space)) return true;
+    if (space->fused && !has_idle_segment(space) && kvf__fused_ask_segment(space)) return true;
     bool was_giving = space->giving != KVF__NO_SEGMENT;
     collect_freed(space);
     if (space->giving == KVF__NO_SEGMENT) {

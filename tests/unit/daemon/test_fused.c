@@ -162,6 +162,24 @@ Test(fused, two_spaces_share_the_memory) {
     rig_stop(&rig);
 }
 
+Test(fused, an_idle_segment_is_given_before_one_with_blocks) {
+    rig_start(&rig, 1 << 20, 512 << 10, BOUND);
+    for (uint32_t i = 0; i < 100; i++)
+        cr_assert_eq(rig_put_patiently(&rig, rig.space, (rig_block_t){i, i * RIG_TOKENS, (int64_t)i - 1}), KVF_OK);
+    rig_wait(&rig, rig.space);
+    while (rig_stats(rig.space).raw_blocks) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    uint32_t segments = atomic_load(&rig.space->num_segments), heap = atomic_load(&rig.space->fused->num_heap_segments);
+    cr_assert(heap && segments > heap, "some is for what lands");
+    pthread_mutex_lock(&rig.space->mutex);
+    cr_assert(kvf__slots_give_segment(rig.space));
+    pthread_mutex_unlock(&rig.space->mutex);
+    cr_assert_eq(atomic_load(&rig.space->num_segments), segments - 1);
+    cr_assert_eq(atomic_load(&rig.space->fused->num_heap_segments), heap);
+    cr_assert_eq(atomic_load(&rig.space->fused->give_wanted), 0);
+    cr_assert_eq(rig_stats(rig.space).coded_blocks, 100);
+    rig_stop(&rig);
+}
+
 Test(fused, a_space_that_is_dropped_in_the_midst_gives_its_memory_back) {
     rig_start(&rig, 2 << 20, 512 << 10, BOUND);
     put_run(0, 0, LESSON + 5);
