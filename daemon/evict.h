@@ -101,5 +101,7 @@ void kvf_evict_weigh(kvf_evict_t *evict, kvf_evict_worth_fn worth, void *arg);
 uint32_t kvf_evict_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg);
 
 void kvf_evict_stats(const kvf_evict_t *evict, kvf_evict_stats_t *out);
+/* Its memory_bytes, at most one call of another thread behind. [any thread] */
+uint64_t kvf_evict_bytes(const kvf_evict_t *evict);
 
 #endif

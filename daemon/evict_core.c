@@ -105,6 +105,13 @@ void kvf__evict_queue_rename(kvf_evict_t *evict, kvf__evict_queue_t *queue, uint
 
 /* ---- the policy ---- */
 
+/* Makes what is held known to those without the lock. */
+static void publish_bytes(kvf_evict_t *evict) {
+    kvf_evict_stats_t stats;
+    kvf_evict_stats(evict, &stats);
+    atomic_store_explicit(&evict->memory_bytes, stats.memory_bytes, memory_order_relaxed);
+}
+
 kvf_status_t kvf_evict_create(kvf_evict_kind_t kind, kvf_evict_t **out) {
     if ((unsigned)kind >= KVF_EVICT_KINDS) return KVF_ERR_INVALID;
     kvf_evict_t *evict = calloc(1, sizeof(*evict));
@@ -115,6 +122,7 @@ kvf_status_t kvf_evict_create(kvf_evict_kind_t kind, kvf_evict_t **out) {
         free(evict);
         return status;
     }
+    publish_bytes(evict);
     *out = evict;
     return KVF_OK;
 }
@@ -147,6 +155,7 @@ kvf_status_t kvf_evict_insert(kvf_evict_t *evict, const kvf_evict_record_t *reco
         evict->ops->insert(evict, records[i].id, node);
         evict->tracked++;
     }
+    publish_bytes(evict);
     return KVF_OK;
 }
 
@@ -178,6 +187,7 @@ kvf_status_t kvf_evict_rename(kvf_evict_t *evict, uint32_t id, uint32_t to) {
     atomic_store_explicit(&renamed->touched, touched, memory_order_relaxed);
     evict->ops->rename(evict, id, to);
     node->queue = 0;
+    publish_bytes(evict);
     return KVF_OK;
 }
 
@@ -215,6 +225,7 @@ uint64_t kvf__evict_pins(const kvf_evict_t *evict) {
 
 uint32_t kvf_evict_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) {
     uint32_t id = evict->ops->victim(evict, may, arg);
+    publish_bytes(evict);
     if (id == KVF_EVICT_NONE) return id;
     kvf__evict_node(evict, id)->queue = 0;
     evict->tracked--;
@@ -224,4 +235,8 @@ uint32_t kvf_evict_victim(kvf_evict_t *evict, kvf_evict_may_fn may, void *arg) {
 void kvf_evict_stats(const kvf_evict_t *evict, kvf_evict_stats_t *out) {
     *out = (kvf_evict_stats_t){.tracked = evict->tracked, .memory_bytes = sizeof(*evict) + evict->node_bytes};
     evict->ops->stats(evict, out);
+}
+
+uint64_t kvf_evict_bytes(const kvf_evict_t *evict) {
+    return atomic_load_explicit(&evict->memory_bytes, memory_order_relaxed);
 }

@@ -45,7 +45,8 @@ struct kvf_evict {
     _Atomic(kvf__evict_node_t *) chunks[KVF__EVICT_CHUNKS];
     uint64_t node_bytes;
     uint64_t tracked;
-    kvf_evict_worth_fn worth; /* NULL: all are worth the same */
+    _Atomic uint64_t memory_bytes; /* as the last insert, rename or victim left it */
+    kvf_evict_worth_fn worth;      /* NULL: all are worth the same */
     void *worth_arg;
     double mean_worth; /* of the records that were weighed last; 0: none yet */
     void *policy;      /* owned by ops */

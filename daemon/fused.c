@@ -1,4 +1,4 @@
-/* fused.c - the coded side of a space: its life, what is copied of it for clients, figures. */
+/* fused.c - the coded side of a space: its life, what is copied of it for clients. */
 #include "daemon/fused_internal.h"
 
 #include <stdio.h>
@@ -56,6 +56,7 @@ kvf_status_t kvf__fused_create(kvf_space_t *space, char *why, size_t why_bytes) 
     kvf_fused_t *fused = space->fused = calloc(1, sizeof(*fused));
     if (!fused) return KVF_ERR_NO_MEMORY;
     pthread_mutex_init(&fused->lock, NULL);
+    pthread_cond_init(&fused->grown, NULL);
     pthread_mutex_init(&fused->tasks_lock, NULL);
     fused->giving = KVF__NO_SEGMENT;
     fused->is_learning = true;
@@ -72,6 +73,7 @@ kvf_status_t kvf__fused_create(kvf_space_t *space, char *why, size_t why_bytes) 
         fused->segments && fused->coders && fused->chunks && fused->unit_refs ? KVF_OK : KVF_ERR_NO_MEMORY;
     if (status == KVF_OK) status = kvf_heap_create(host.segment_bytes, (uint32_t)store->max_segments, &fused->heap);
     if (status == KVF_OK) status = create_pool(space);
+    if (status == KVF_OK) kvf__fused_publish(fused);
     return status; /* kvf__fused_destroy takes what is half made */
 }
 
@@ -93,6 +95,7 @@ void kvf__fused_destroy(kvf_space_t *space) {
     free((void *)fused->chunks);
     free(fused->free_numbers);
     pthread_mutex_destroy(&fused->tasks_lock);
+    pthread_cond_destroy(&fused->grown);
     pthread_mutex_destroy(&fused->lock);
     free(fused);
     space->fused = NULL;
@@ -168,28 +171,4 @@ kvf_status_t kvf_space_copy_basis(kvf_space_t *space, uint32_t version, kvf_basi
     copy->image = NULL;
     copy->image_bytes = 0;
     return status;
-}
-
-/* ---- figures ---- */
-
-void kvf_space_get_fused_stats(kvf_space_t *space, kvf_fused_stats_t *stats) {
-    kvf_fused_t *fused = space->fused;
-    memset(stats, 0, sizeof(*stats));
-    if (!fused) return;
-    kvf_heap_stats_t heap;
-    pthread_mutex_lock(&fused->lock);
-    kvf_pool_get_stats(fused->pool, &stats->pool);
-    kvf_heap_get_stats(fused->heap, &heap);
-    stats->coded_blocks = atomic_load_explicit(&fused->num_coded, memory_order_relaxed);
-    stats->table_bytes = fused->table_bytes + fused->room_free * (sizeof(uint32_t) + sizeof(kvf_coded_t *)) +
-                         fused->num_ref_chunks * KVF__UNIT_CHUNK * sizeof(uint32_t);
-    pthread_mutex_unlock(&fused->lock);
-    stats->is_learning = atomic_load_explicit(&fused->is_learning, memory_order_relaxed);
-    stats->tasks = atomic_load_explicit(&fused->num_tasks, memory_order_relaxed);
-    stats->raw_blocks = atomic_load_explicit(&space->blocks, memory_order_relaxed);
-    stats->raw_bytes = stats->raw_blocks * space->slot_bytes;
-    stats->heap_bytes = heap.used_bytes;
-    stats->heap_segments = atomic_load_explicit(&fused->num_heap_segments, memory_order_relaxed);
-    stats->dropped_blocks = atomic_load_explicit(&fused->dropped, memory_order_relaxed);
-    stats->code_ns = atomic_load_explicit(&fused->code_ns, memory_order_relaxed);
 }

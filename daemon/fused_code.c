@@ -6,6 +6,7 @@
 #include "transport/log.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- coders ---- */
 
@@ -45,24 +46,35 @@ static void give_ready(kvf_fused_t *fused) {
     }
 }
 
+/* Room for a record and a unit of `bytes`, for the pool to take at once. [lock, which may be let go before they are ready] */
+static kvf_status_t make_ready(kvf_space_t *space, const size_t bytes[2]) {
+    kvf_fused_t *fused = space->fused;
+    void *room[2] = {NULL, NULL};
+    for (int i = 0; i < 2; i++) {
+        if (bytes[i]) room[i] = kvf__fused_take_room(space, bytes[i]);
+        if (room[i] || !bytes[i]) continue;
+        if (room[0]) kvf_heap_free(fused->heap, room[0]);
+        return KVF_ERR_NO_SPACE;
+    }
+    memcpy(fused->ready, room, sizeof(room));
+    memcpy(fused->ready_bytes, bytes, sizeof(fused->ready_bytes));
+    return KVF_OK;
+}
+
 /* Makes room for what the coder has, and has the pool keep it, as an entry of the table. [lock] */
 static kvf_status_t keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_coded_t **coded) {
     kvf_fused_t *fused = space->fused;
-    kvf_pool_coded(coder, &fused->ready_bytes[0], &fused->ready_bytes[1]);
-    for (int i = 0; i < 2; i++) {
-        fused->ready[i] = fused->ready_bytes[i] ? kvf__fused_take_room(space, fused->ready_bytes[i]) : NULL;
-        if (fused->ready[i] || !fused->ready_bytes[i]) continue;
-        give_ready(fused);
-        return KVF_ERR_NO_SPACE;
-    }
-    size_t bytes = fused->ready_bytes[0] + fused->ready_bytes[1];
+    size_t bytes[2];
+    kvf_pool_coded(coder, &bytes[0], &bytes[1]);
+    kvf_status_t status = make_ready(space, bytes);
+    if (status != KVF_OK) return status;
     kvf_pool_block_t block;
-    kvf_status_t status = kvf_pool_end(fused->pool, coder, &block);
+    status = kvf_pool_end(fused->pool, coder, &block);
     give_ready(fused); /* what the pool did not take */
     if (status != KVF_OK) return status;
     *coded = kvf__fused_enter(space, block);
     if (*coded) {
-        kvf__fused_count_coded(space, bytes);
+        kvf__fused_count_coded(space, bytes[0] + bytes[1]);
         return KVF_OK;
     }
     if (kvf_pool_delete(fused->pool, block)) kvf_log_error("a block that was coded is not in its pool");
@@ -99,7 +111,7 @@ static kvf_status_t run(kvf_space_t *space, kvf_pool_coder_t *coder, const kvf_p
     if (status == KVF_OK) status = keep(space, coder, entered);
     if (status != KVF_OK) kvf_pool_cancel(fused->pool, coder);
     fused->num_coding--;
-    pthread_mutex_unlock(&fused->lock);
+    kvf__fused_unlock(fused);
     return status;
 }
 
@@ -159,6 +171,6 @@ kvf_status_t kvf__fused_code(kvf_space_t *space, kvf__task_t *task) {
     if (status == KVF_OK && was_there) return KVF_OK;
     pthread_mutex_lock(&fused->lock);
     kvf__fused_leave(space, coded);
-    pthread_mutex_unlock(&fused->lock);
+    kvf__fused_unlock(fused);
     return status;
 }

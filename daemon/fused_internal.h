@@ -1,6 +1,6 @@
-/* fused_internal.h - what the files of a space's coded side share: fused.c (life, figures), fused_tasks.c (what is to be coded),
- * fused_code.c (one block), fused_put.c (one that came coded), fused_learn.c (the basis), fused_ratio.c (bounds of policy ratio),
- * fused_table.c (coded blocks), fused_room.c (heap: growing, evicting, giving away). */
+/* fused_internal.h - what the files of a space's coded side share: fused.c (life), fused_figures.c, fused_tasks.c (what is to be
+ * coded), fused_code.c (one block), fused_put.c (one that came coded), fused_learn.c (the basis), fused_ratio.c (bounds of policy
+ * ratio), fused_table.c (coded blocks), fused_room.c (heap: growing, evicting, giving away). */
 #ifndef KVF_DAEMON_FUSED_INTERNAL_H
 #define KVF_DAEMON_FUSED_INTERNAL_H
 
@@ -9,6 +9,7 @@
 #include "daemon/heap.h"
 #include "daemon/store_internal.h"
 
+#include <assert.h>
 #include <utlist.h>
 
 /* In kvf_record_t.segment: `slot` is the number of a coded block. */
@@ -48,6 +49,15 @@ typedef struct kvf__heap_segment {
     kvf_host_segment_t *host; /* NULL: none of this number */
 } kvf__heap_segment_t;
 
+/* Figures of what lies under the fused lock: words that are stored and loaded one by one, so that those of two moments may stand side by
+ * side. */
+typedef struct kvf__figures {
+    kvf_pool_stats_t pool;
+    uint64_t heap_bytes, table_bytes;
+} kvf__figures_t;
+#define KVF__FIGURES (sizeof(kvf__figures_t) / sizeof(uint64_t))
+static_assert(sizeof(kvf__figures_t) % sizeof(uint64_t) == 0, "whole words");
+
 struct kvf_fused {
     pthread_mutex_t lock;
     kvf_pool_t *pool;              /* [lock] */
@@ -71,6 +81,9 @@ struct kvf_fused {
     _Atomic(_Atomic uint32_t *)
         *unit_refs; /* [UNIT_CHUNKS, UNIT_CHUNK] by a unit's slot: blocks that refer to it; changed under the lock */
 
+    bool is_growing;      /* a thread makes the pages of a segment, without the lock [lock] */
+    pthread_cond_t grown; /* it is done */
+
     /* memory that the pool takes in kvf_pool_end, ready before it asks [lock] */
     void *ready[2];
     size_t ready_bytes[2];
@@ -78,7 +91,8 @@ struct kvf_fused {
     /* giving a segment away [lock] */
     _Atomic uint32_t give_wanted;
     uint32_t giving;                       /* the heap's number; KVF__NO_SEGMENT: none */
-    uint64_t give_until_ns, give_again_ns; /* when it is given up; when blocks are looked through again */
+    uint32_t give_next;                    /* number of the coded block to look at next */
+    uint64_t give_until_ns, give_again_ns; /* when it is given up; when to look at all blocks again */
 
     pthread_mutex_t tasks_lock;
     kvf__task_t *tasks;         /* [tasks_lock] the oldest first */
@@ -92,6 +106,7 @@ struct kvf_fused {
     uint32_t max_raw_segments;
     _Atomic uint32_t num_heap_segments;
     _Atomic uint64_t dropped, code_ns;
+    _Atomic uint64_t figures[KVF__FIGURES]; /* as they were when the lock was last let go; stored under it */
 };
 
 /* ---- fused.c ---- */
@@ -129,6 +144,12 @@ kvf_coded_t *kvf__fused_entry(const kvf_fused_t *fused, uint32_t number);
 void kvf__fused_planes(const kvf_space_t *space, const kvf_record_t *record, const void **planes);
 void kvf__fused_fill_put(const kvf_space_t *space, const kvf__task_t *task, const void **planes, kvf_pool_put_t *put);
 
+/* ---- fused_figures.c ---- */
+/* Makes the figures of what lies under the lock known. [lock] */
+void kvf__fused_publish(kvf_fused_t *fused);
+/* The same, and lets the lock go: for whoever changed them. */
+void kvf__fused_unlock(kvf_fused_t *fused);
+
 /* ---- fused_code.c ---- */
 /* Codes one task's block and puts it in the raw one's place. KVF_OK also if the block had gone. KVF_ERR_NO_SPACE: no room now; anything else:
  * it cannot be coded. */
@@ -160,7 +181,7 @@ void kvf__fused_adapt_bounds(kvf_space_t *space);
 uint64_t kvf__fused_learn(kvf_space_t *space);
 
 /* ---- fused_room.c ---- */
-/* Memory of the heap, by growing it or evicting. NULL: none to be had now. [lock] */
+/* Memory of the heap, by growing it or evicting. NULL: none to be had now. [lock, which is let go while pages are made] */
 void *kvf__fused_take_room(kvf_space_t *space, size_t bytes);
 /* Memory hooks of the pool. [lock] */
 void *kvf__fused_pool_alloc(void *space, size_t bytes);

@@ -85,6 +85,8 @@ uint64_t kvf__fused_learn(kvf_space_t *space) {
 
     if (status == KVF_OK) status = learn_from(space, &lessons);
     free_lessons(&lessons);
+    pthread_mutex_lock(&fused->lock);
+    kvf__fused_unlock(fused); /* the basis counts from here on */
     pthread_mutex_lock(&fused->tasks_lock);
     fused->is_learning_now = false;
     if (status == KVF_OK) atomic_store_explicit(&fused->is_learning, false, memory_order_release);

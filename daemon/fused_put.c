@@ -165,6 +165,6 @@ kvf_status_t kvf__fused_enter_coded(kvf_space_t *space, const kvf__task_t *task)
     if (status == KVF_OK) return KVF_OK;
     pthread_mutex_lock(&fused->lock);
     kvf__fused_leave(space, coded);
-    pthread_mutex_unlock(&fused->lock);
+    kvf__fused_unlock(fused);
     return status;
 }

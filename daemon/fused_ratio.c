@@ -92,8 +92,10 @@ kvf_status_t kvf__fused_first_bounds(kvf_space_t *space) {
     if (!bounds) return KVF_ERR_NO_MEMORY;
     pthread_mutex_lock(&fused->lock);
     kvf_status_t status = kvf_pool_basis_image(fused->pool, 0, &version, &image, &image_bytes);
+    pthread_mutex_unlock(&fused->lock);
     if (status == KVF_OK) status = kvf_basis_parse(image, image_bytes, space->layout, &basis, why, sizeof(why));
     if (status == KVF_OK) status = choose(space->layout, basis, (double)space->policy.ratio, bounds);
+    pthread_mutex_lock(&fused->lock);
     if (status == KVF_OK) status = set_bounds(space, bounds);
     pthread_mutex_unlock(&fused->lock);
     if (status == KVF_OK)

@@ -9,7 +9,12 @@
 #define GIVE_NS       UINT64_C(1000000000) /* a segment in which something stays held for that long is not given */
 #define GIVE_AGAIN_NS UINT64_C(5000000)
 
-enum { EVICTIONS_MAX = 1024 /* for one piece of room */ };
+enum {
+    EVICTIONS_MAX = 1024, /* for one piece of room */
+    GIVE_LOOKS = 4096,    /* at coded blocks, before others get the lock */
+    GIVE_EVICTION = 64,   /* takes as long as so many looks */
+    GIVE_REST_NS = 20000, /* for those who wait for the lock to get it */
+};
 
 /* ---- growing ---- */
 
@@ -29,18 +34,35 @@ static bool may_grow(kvf_space_t *space) {
     return kvf_tier_host_available(space->store->host) > reserve || heap == 0;
 }
 
-static bool grow(kvf_space_t *space) {
-    kvf_fused_t *fused = space->fused;
-    if (!may_grow(space)) return false;
+/* A segment with all its pages. NULL: there is none. Not under the lock: pages of a segment take tens of milliseconds. */
+static kvf_host_segment_t *take_segment(kvf_space_t *space) {
     kvf_host_segment_t *host = kvf_tier_host_take(space->store->host, space->id);
-    if (!host) return false;
-    uint32_t number;
+    if (!host) return NULL;
     if (kvf_segment_populate(&host->memory, host->populated, host->memory.bytes - host->populated) != KVF_OK) {
         kvf_tier_host_lower_budget(space->store->host);
         kvf_tier_host_give_back(space->store->host, host);
-        return false;
+        return NULL;
     }
     host->populated = host->memory.bytes;
+    return host;
+}
+
+/* Adds a segment, or waits until another thread did. False: it cannot. [lock, which is let go meanwhile] */
+static bool grow(kvf_space_t *space) {
+    kvf_fused_t *fused = space->fused;
+    if (fused->is_growing) {
+        while (fused->is_growing) pthread_cond_wait(&fused->grown, &fused->lock);
+        return true; /* if it did not, the next try tells */
+    }
+    if (!may_grow(space)) return false;
+    fused->is_growing = true;
+    kvf__fused_unlock(fused);
+    kvf_host_segment_t *host = take_segment(space);
+    pthread_mutex_lock(&fused->lock);
+    fused->is_growing = false;
+    pthread_cond_broadcast(&fused->grown);
+    if (!host) return false;
+    uint32_t number;
     if (kvf_heap_add(fused->heap, host->memory.base, &number) != KVF_OK) {
         kvf_tier_host_give_back(space->store->host, host);
         return false;
@@ -115,16 +137,26 @@ static bool touches(const kvf_fused_t *fused, const kvf_coded_t *coded, uint32_t
     return does;
 }
 
-/* Evicts the blocks that keep something in the segment, but for those that somebody holds. */
-static void empty_segment(kvf_space_t *space, uint32_t segment) {
-    const kvf_fused_t *fused = space->fused;
+/* Evicts a coded block. False: it has left the index, or somebody holds it. */
+static bool evict_coded(kvf_space_t *space, const kvf_coded_t *coded) {
     pthread_mutex_lock(&space->mutex);
-    for (uint32_t number = 0; number < fused->num_numbers; number++) {
-        const kvf_coded_t *coded = kvf__fused_entry(fused, number);
-        uint32_t id = coded ? atomic_load_explicit(&coded->record_id, memory_order_relaxed) : KVF_RECORD_NONE;
-        if (id != KVF_RECORD_NONE && touches(fused, coded, segment)) (void)kvf__space_evict_record(space, id);
-    }
+    uint32_t id = atomic_load_explicit(&coded->record_id, memory_order_relaxed);
+    bool was_evicted = id != KVF_RECORD_NONE && kvf__space_evict_record(space, id);
     pthread_mutex_unlock(&space->mutex);
+    return was_evicted;
+}
+
+/* Evicts blocks that keep something in the segment, among the next GIVE_LOOKS. Returns whether these were the last ones;
+ * then it begins anew. */
+static bool empty_segment(kvf_space_t *space, uint32_t segment) {
+    kvf_fused_t *fused = space->fused;
+    for (int i = 0; i < GIVE_LOOKS && fused->give_next < fused->num_numbers; i++) {
+        const kvf_coded_t *coded = kvf__fused_entry(fused, fused->give_next++);
+        if (coded && touches(fused, coded, segment) && evict_coded(space, coded)) i += GIVE_EVICTION;
+    }
+    if (fused->give_next < fused->num_numbers) return false;
+    fused->give_next = 0;
+    return true;
 }
 
 static void remove_segment(kvf_space_t *space, uint32_t number) {
@@ -136,51 +168,47 @@ static void remove_segment(kvf_space_t *space, uint32_t number) {
     atomic_fetch_sub_explicit(&space->num_segments, 1, memory_order_relaxed);
 }
 
-/* [lock] */
-static bool begin_giving(kvf_fused_t *fused) {
-    fused->giving = kvf_heap_emptiest(fused->heap);
-    if (fused->giving == KVF__NO_SEGMENT) return false;
-    fused->give_until_ns = kvf__now_ns() + GIVE_NS;
-    fused->give_again_ns = 0;
-    kvf_heap_close(fused->heap, fused->giving);
-    return true;
-}
-
-/* [lock] */
-static uint64_t end_giving(kvf_fused_t *fused) {
+/* One step. Returns when to come back. [lock] */
+static uint64_t go_on_giving(kvf_space_t *space) {
+    kvf_fused_t *fused = space->fused;
+    if (fused->giving == KVF__NO_SEGMENT) {
+        fused->giving = kvf_heap_emptiest(fused->heap);
+        fused->give_next = 0;
+        fused->give_until_ns = kvf__now_ns() + GIVE_NS;
+        fused->give_again_ns = 0;
+        if (fused->giving == KVF__NO_SEGMENT) {
+            atomic_store_explicit(&fused->give_wanted, 0, memory_order_relaxed);
+            return KVF_WORK_NONE;
+        }
+        kvf_heap_close(fused->heap, fused->giving);
+    }
+    kvf__fused_drain(space);
+    uint64_t now = kvf__now_ns();
+    bool is_empty = kvf_heap_is_empty(fused->heap, fused->giving);
+    if (!is_empty && now < fused->give_again_ns)
+        return fused->give_again_ns; /* what is left is held, and each turn comes by */
+    bool was_last = is_empty || empty_segment(space, fused->giving);
+    kvf__fused_drain(space);
+    is_empty = kvf_heap_is_empty(fused->heap, fused->giving);
+    if (!is_empty && !was_last) return KVF_WORK_NOW;
+    if (!is_empty && now < fused->give_until_ns) return fused->give_again_ns = now + GIVE_AGAIN_NS;
+    if (is_empty)
+        remove_segment(space, fused->giving);
+    else
+        kvf_heap_reopen(fused->heap, fused->giving);
     fused->giving = KVF__NO_SEGMENT;
     atomic_store_explicit(&fused->give_wanted, 0, memory_order_relaxed);
     return KVF_WORK_NONE;
 }
 
-/* [lock] */
-static uint64_t go_on_giving(kvf_space_t *space) {
-    kvf_fused_t *fused = space->fused;
-    if (fused->giving == KVF__NO_SEGMENT && !begin_giving(fused)) return end_giving(fused);
-    kvf__fused_drain(space);
-    uint64_t now = kvf__now_ns();
-    bool is_empty = kvf_heap_is_empty(fused->heap, fused->giving);
-    if (!is_empty && now < fused->give_again_ns) return fused->give_again_ns;
-    if (!is_empty) {
-        empty_segment(space, fused->giving);
-        kvf__fused_drain(space);
-        is_empty = kvf_heap_is_empty(fused->heap, fused->giving);
-        fused->give_again_ns =
-            kvf__now_ns() + GIVE_AGAIN_NS; /* what is left is held: every turn comes by, and the look is long */
-    }
-    if (!is_empty && now < fused->give_until_ns) return fused->give_again_ns;
-    if (is_empty)
-        remove_segment(space, fused->giving);
-    else
-        kvf_heap_reopen(fused->heap, fused->giving);
-    return end_giving(fused);
-}
-
 uint64_t kvf__fused_give(kvf_space_t *space) {
     kvf_fused_t *fused = space->fused;
     if (!atomic_load_explicit(&fused->give_wanted, memory_order_relaxed)) return KVF_WORK_NONE;
-    pthread_mutex_lock(&fused->lock);
-    uint64_t due_ns = go_on_giving(space);
-    pthread_mutex_unlock(&fused->lock);
-    return due_ns;
+    for (;;) {
+        pthread_mutex_lock(&fused->lock);
+        uint64_t due_ns = go_on_giving(space);
+        kvf__fused_unlock(fused);
+        if (due_ns != KVF_WORK_NOW) return due_ns;
+        nanosleep(&(struct timespec){.tv_nsec = GIVE_REST_NS}, NULL);
+    }
 }

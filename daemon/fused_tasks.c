@@ -181,7 +181,7 @@ uint64_t kvf__fused_work(kvf_space_t *space) {
     if (atomic_load_explicit(&fused->freed, memory_order_relaxed)) {
         pthread_mutex_lock(&fused->lock);
         kvf__fused_drain(space);
-        pthread_mutex_unlock(&fused->lock);
+        kvf__fused_unlock(fused);
     }
     uint64_t due_ns = kvf__fused_give(space);
     bool is_learning = atomic_load_explicit(&fused->is_learning, memory_order_acquire) && !kvf_space_is_dropped(space);

@@ -170,7 +170,7 @@ static void end_block(kvf_landing_t *landing) {
 /* Makes what landed readable, and answers. */
 static void end_landing(kvf_landing_t *landing) {
     kvf__session_commit(landing->space, landing->records, landing->statuses, landing->count);
-    kvf__session_end_put(landing->session, landing->request, landing->count, landing->statuses,
+    kvf__session_end_put(landing->session, landing->request, landing->count, landing->statuses, NULL,
                          kvf_space_block_bytes(landing->space), landing->started_ns);
     free_landing(landing);
 }

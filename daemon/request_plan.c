@@ -155,23 +155,42 @@ struct kvf__coded_put {
     kvf_service_call_t call; /* first: what is run is the put */
     kvf_service_t *service;
     kvf_session_t *session; /* NULL: it has gone [the service's thread] */
-    uint64_t request, started_ns, block_bytes;
+    uint64_t request, started_ns;
     size_t count;
-    atomic_size_t left; /* that no status is known of, and one for the loop over them */
-    int32_t *statuses;  /* [count] */
+    atomic_size_t left;    /* that no status is known of, and one for the loop over them */
+    int32_t *statuses;     /* [count] */
+    uint64_t *block_bytes; /* [count] record and unit */
     kvf_coded_put_t *prev, *next;
     slot_t slots[];
 };
+
+static void free_put(kvf_coded_put_t *put) {
+    free(put->statuses);
+    free(put->block_bytes);
+    free(put);
+}
+
+/* Everything 0 but the lists. NULL: out of memory. */
+static kvf_coded_put_t *make_put(size_t count) {
+    kvf_coded_put_t *put = calloc(1, sizeof(*put) + count * sizeof(put->slots[0]));
+    if (!put) return NULL;
+    put->count = count;
+    put->statuses = calloc(count, sizeof(*put->statuses));
+    put->block_bytes = calloc(count, sizeof(*put->block_bytes));
+    if (put->statuses && put->block_bytes) return put;
+    free_put(put);
+    return NULL;
+}
 
 static void finish(kvf_service_call_t *call) {
     kvf_coded_put_t *put = (kvf_coded_put_t *)call;
     if (put->session) {
         DL_DELETE(put->session->coded_puts, put);
         kvf__session_end(put->session);
-        kvf__session_end_put(put->session, put->request, put->count, put->statuses, put->block_bytes, put->started_ns);
+        kvf__session_end_put(put->session, put->request, put->count, put->statuses, put->block_bytes, 0,
+                             put->started_ns);
     }
-    free(put->statuses);
-    free(put);
+    free_put(put);
 }
 
 /* [any thread] */
@@ -230,34 +249,28 @@ void kvf__put_coded(kvf_session_t *session, const kvf_frame_head_t *head, const 
         return;
     }
     size_t count = ask->n_keys;
-    kvf_coded_put_t *put = malloc(sizeof(*put) + count * sizeof(put->slots[0]));
-    int32_t *statuses = calloc(count, sizeof(*statuses));
-    if (!put || !statuses) {
-        free(put);
-        free(statuses);
+    kvf_coded_put_t *put = make_put(count);
+    if (!put) {
         kvf__session_fail(session, head->type, head->request, KVF_ERR_NO_MEMORY, "no memory for the put");
         return;
     }
     if (!kvf__session_begin(session, head->type, head->request)) {
-        free(put);
-        free(statuses);
+        free_put(put);
         return;
     }
-    *put = (kvf_coded_put_t){.call.run = finish,
-                             .service = session->service,
-                             .session = session,
-                             .request = head->request,
-                             .started_ns = session->heard_ns,
-                             .block_bytes = kvf_space_block_bytes(space),
-                             .count = count,
-                             .statuses = statuses};
+    put->call.run = finish;
+    put->service = session->service;
+    put->session = session;
+    put->request = head->request;
+    put->started_ns = session->heard_ns;
     atomic_init(&put->left, count + 1);
     DL_APPEND(session->coded_puts, put);
     for (size_t i = 0; i < count; i++) {
         put->slots[i] = (slot_t){.put = put, .at = i};
+        put->block_bytes[i] = (uint64_t)ask->record_bytes[i] + ask->unit_bytes[i];
         kvf_status_t status = submit(space, &keys[i], ask, i, payload, &put->slots[i]);
         if (status != KVF_OK) end_one(put, i, status);
-        payload += (uint64_t)ask->record_bytes[i] + ask->unit_bytes[i];
+        payload += put->block_bytes[i];
     }
     if (atomic_fetch_sub(&put->left, 1) == 1) finish(&put->call);
 }

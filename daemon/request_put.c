@@ -30,17 +30,19 @@ kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t t
 }
 
 void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count, int32_t *statuses,
-                          uint64_t block_bytes, uint64_t started_ns) {
+                          const uint64_t *block_bytes, uint64_t each_bytes, uint64_t started_ns) {
     kvf_status_t status = kvf__session_answer_keys(session, KVF_FRAME_PUT_REPLY, request, count, statuses);
     size_t stored = 0, existed = 0;
+    uint64_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
         stored += statuses[i] == KVF_OK;
+        if (statuses[i] == KVF_OK) bytes += block_bytes ? block_bytes[i] : each_bytes;
         existed += statuses[i] == KVF_EXISTS;
         if (statuses[i] < 0) count_refused(session->service, (kvf_status_t)statuses[i]);
     }
     kvf__count_request(session->service, KVF_OPERATION_PUT, status, count, existed, started_ns);
     kvf_metrics_t *metrics = session->service->metrics;
-    kvf_metrics_count(metrics, KVF_OPERATION_PUT, KVF_OPERATION_BYTES_IN, stored * block_bytes);
+    kvf_metrics_count(metrics, KVF_OPERATION_PUT, KVF_OPERATION_BYTES_IN, bytes);
     kvf_metrics_add(metrics, KVF_METRIC_BLOCKS_STORED, stored);
     kvf_metrics_add(metrics, KVF_METRIC_BLOCKS_EXISTED, existed);
 }
@@ -115,7 +117,7 @@ static void land_frame(kvf_session_t *session, const kvf_frame_head_t *head, con
         statuses[i] = KVF_ERR_CORRUPT;
     }
     kvf__session_commit(space, records, statuses, ask->n_keys);
-    kvf__session_end_put(session, head->request, ask->n_keys, statuses, block_bytes, session->heard_ns);
+    kvf__session_end_put(session, head->request, ask->n_keys, statuses, NULL, block_bytes, session->heard_ns);
 }
 
 /* What helps fusion: of each key, or of none; token ids and previous keys may be unknown, and are empty then. */

@@ -199,9 +199,9 @@ kvf_status_t kvf__session_answer_keys(kvf_session_t *session, kvf_frame_type_t t
                                       int32_t *statuses);
 /* Keeps with a reserved record what put says of block `i` beside its bytes. */
 void kvf__put_hint(kvf_space_t *space, kvf_record_t *record, const Kvf__Put *ask, size_t i);
-/* Answers a put, and counts it. */
+/* Answers a put, and counts it. `block_bytes` [count]: what each block took of the frame; NULL: `each_bytes`. */
 void kvf__session_end_put(kvf_session_t *session, uint64_t request, size_t count, int32_t *statuses,
-                          uint64_t block_bytes, uint64_t started_ns);
+                          const uint64_t *block_bytes, uint64_t each_bytes, uint64_t started_ns);
 
 /* ---- request_get.c ---- */
 /* Lets go of a lease's records. */

@@ -166,22 +166,20 @@ static void stop_giving(kvf_space_t *space) {
     if (atomic_load_explicit(&space->segments[number], memory_order_relaxed)->num_free) list(space, number);
 }
 
-/* Whether a segment has no block, so that to give it costs nothing. */
-static bool has_idle_segment(kvf_space_t *space) {
-    collect_freed(space);
+/* Whether there is a segment that nothing lies in. */
+static bool has_idle_segment(const kvf_space_t *space) {
     uint32_t number = choose_segment(space);
-    if (number == KVF__NO_SEGMENT) return false;
-    return atomic_load_explicit(&space->segments[number], memory_order_relaxed)->num_free == space->slots;
+    return number != KVF__NO_SEGMENT &&
+           atomic_load_explicit(&space->segments[number], memory_order_relaxed)->num_free == space->slots;
 }
 
 bool kvf__slots_give_segment(kvf_space_t *space) {
-    if (space->fused && !has_idle_segment(space) && kvf__fused_ask_segment(space)) return true;
     bool was_giving = space->giving != KVF__NO_SEGMENT;
     collect_freed(space);
-    if (space->giving == KVF__NO_SEGMENT) {
-        if (was_giving) return true; /* it went just now */
-        begin_giving(space);
-    }
+    if (was_giving && space->giving == KVF__NO_SEGMENT) return true; /* it went just now */
+    /* of a fused space slots that nothing lands in go first: for one of the heap's, coded blocks have to leave */
+    if (space->fused && !has_idle_segment(space) && kvf__fused_ask_segment(space)) return true;
+    if (space->giving == KVF__NO_SEGMENT) begin_giving(space);
     if (space->giving == KVF__NO_SEGMENT) return false;
     const kvf__block_segment_t *segment = atomic_load_explicit(&space->segments[space->giving], memory_order_relaxed);
     for (uint32_t slot = 0; slot < space->slots; slot++) {

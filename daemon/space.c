@@ -146,10 +146,6 @@ void kvf_space_locate(const kvf_space_t *space, const kvf_record_t *record, uint
 /* ---- numbers ---- */
 
 void kvf_space_get_stats(kvf_space_t *space, kvf_space_stats_t *stats) {
-    kvf_evict_stats_t evict;
-    pthread_mutex_lock(&space->mutex);
-    kvf_evict_stats(space->evict, &evict);
-    pthread_mutex_unlock(&space->mutex);
     uint64_t raw = atomic_load_explicit(&space->blocks, memory_order_relaxed);
     kvf_fused_stats_t fused;
     kvf_space_get_fused_stats(space, &fused);
@@ -160,7 +156,7 @@ void kvf_space_get_stats(kvf_space_t *space, kvf_space_stats_t *stats) {
                                  .block_bytes = raw * space->slot_bytes + fused.heap_bytes,
                                  .segments = segments,
                                  .segment_bytes = segments * host.segment_bytes,
-                                 .index_bytes = kvf_index_bytes(space->index) + evict.memory_bytes,
+                                 .index_bytes = kvf_index_bytes(space->index) + kvf_evict_bytes(space->evict),
                                  .evicted_blocks = atomic_load_explicit(&space->evicted, memory_order_relaxed),
                                  .evicted_bytes = atomic_load_explicit(&space->evicted_bytes, memory_order_relaxed)};
 }

@@ -2,7 +2,7 @@
 # Sets up and passes the tests.
 #   tests/run.sh           installs what is missing, builds, runs the whole suite (a few minutes on two cores)
 #   tests/run.sh --long    that, and the suite again under AddressSanitizer + UndefinedBehaviorSanitizer, and what
-#                          ThreadSanitizer can judge under it
+#                          ThreadSanitizer can judge under it; and a longer soak of fused spaces
 set -eu
 long=no
 case "$#${1:-}" in
@@ -29,4 +29,7 @@ suite() {
 suite "tests" build ""
 [ $long = yes ] || exit 0
 suite "tests under AddressSanitizer and UndefinedBehaviorSanitizer" build-asan-ubsan "" -DKVF_SANITIZE=address,undefined
+echo
+echo "== soak of fused spaces"
+for seed in 3 4; do build-asan-ubsan/tests/unit/daemon/soak_fused --ops 400000 --seed "$seed" --threads 4; done
 suite "tests under ThreadSanitizer" build-tsan "-L tsan" -DKVF_SANITIZE=thread

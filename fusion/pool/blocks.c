@@ -17,23 +17,27 @@ kvf__block_t *kvf__block_find(const kvf_pool_t *pool, kvf_pool_block_t handle) {
     return block->tokens && kvf__block_handle(pool, block) == handle ? block : NULL;
 }
 
-static kvf_status_t add_slots(kvf_pool_t *pool) {
-    if (pool->num_blocks > UINT32_MAX / 4) return KVF_ERR_NO_SPACE;
-    uint32_t count = pool->num_blocks ? pool->num_blocks * 2 : 64;
-    kvf__block_t *blocks = realloc(pool->blocks, count * sizeof(*blocks));
+static kvf_status_t grow(kvf_pool_t *pool) {
+    if (pool->room_blocks > UINT32_MAX / 4) return KVF_ERR_NO_SPACE;
+    uint32_t room = pool->room_blocks ? pool->room_blocks * 2 : 64;
+    kvf__block_t *blocks = realloc(pool->blocks, room * sizeof(*blocks));
     if (!blocks) return KVF_ERR_NO_MEMORY;
-    memset(blocks + pool->num_blocks, 0, (count - pool->num_blocks) * sizeof(*blocks));
     pool->blocks = blocks;
-    for (uint32_t i = count; i-- > pool->num_blocks;) {
-        blocks[i].next_free = pool->free_block;
-        pool->free_block = i;
-    }
-    pool->num_blocks = count;
+    pool->room_blocks = room;
+    return KVF_OK;
+}
+
+/* Makes one more slot, free. */
+static kvf_status_t add_slot(kvf_pool_t *pool) {
+    kvf_status_t status = pool->num_blocks == pool->room_blocks ? grow(pool) : KVF_OK;
+    if (status) return status;
+    pool->blocks[pool->num_blocks] = (kvf__block_t){.next_free = KVF__NO_SLOT};
+    pool->free_block = pool->num_blocks++;
     return KVF_OK;
 }
 
 kvf_status_t kvf__block_take(kvf_pool_t *pool, kvf__block_t **block) {
-    kvf_status_t status = pool->free_block == KVF__NO_SLOT ? add_slots(pool) : KVF_OK;
+    kvf_status_t status = pool->free_block == KVF__NO_SLOT ? add_slot(pool) : KVF_OK;
     if (status) return status;
     *block = &pool->blocks[pool->free_block];
     pool->free_block = (*block)->next_free;

@@ -99,12 +99,16 @@ static bool has_text(const kvf_pool_t *pool, const kvf__block_t *block) {
     return block - pool->blocks < kvf__bounded_of(pool)->num_texts;
 }
 
+/* As many as blocks. */
 static kvf_status_t add_texts(const kvf_pool_t *pool) {
     kvf__bounded_t *state = kvf__bounded_of(pool);
-    kvf__text_t *texts = realloc(state->texts, pool->num_blocks * sizeof(*texts));
-    if (!texts) return KVF_ERR_NO_MEMORY;
-    memset(texts + state->num_texts, 0, (pool->num_blocks - state->num_texts) * sizeof(*texts));
-    state->texts = texts;
+    if (state->room_texts < pool->num_blocks) {
+        kvf__text_t *texts = realloc(state->texts, pool->room_blocks * sizeof(*texts));
+        if (!texts) return KVF_ERR_NO_MEMORY;
+        state->texts = texts;
+        state->room_texts = pool->room_blocks;
+    }
+    memset(state->texts + state->num_texts, 0, (pool->num_blocks - state->num_texts) * sizeof(*state->texts));
     state->num_texts = pool->num_blocks;
     return KVF_OK;
 }
@@ -175,7 +179,7 @@ static void unit_gone(kvf_pool_t *pool, uint32_t index) { (void)kvf_runs_remove(
 
 static size_t index_bytes(const kvf_pool_t *pool) {
     const kvf__bounded_t *state = kvf__bounded_of(pool);
-    return kvf_runs_bytes(state->runs) + state->num_texts * sizeof(kvf__text_t) +
+    return kvf_runs_bytes(state->runs) + state->room_texts * sizeof(kvf__text_t) +
            pool->stats.blocks * sizeof(uint32_t) * pool->layout->block_tokens;
 }
 

@@ -18,7 +18,7 @@ typedef struct kvf__bounded {
     kvf_codec_t *codec; /* NULL while the basis is learnt */
     kvf_runs_t *runs;
     kvf__text_t *texts; /* [num_texts], beside the slots of blocks */
-    uint32_t num_texts;
+    uint32_t num_texts, room_texts;
 } kvf__bounded_t;
 
 /* A coder's. */

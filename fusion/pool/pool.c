@@ -136,7 +136,7 @@ void kvf_pool_get_stats(const kvf_pool_t *pool, kvf_pool_stats_t *stats) {
     size_t basis_bytes = 0;
     if (kvf__has_learnt(pool)) (void)pool->form->image(pool, &version, &basis_bytes);
     *stats = pool->stats;
-    stats->bytes_index =
-        pool->form->index_bytes(pool) + pool->num_units * sizeof(kvf__unit_t) + pool->num_blocks * sizeof(kvf__block_t);
+    stats->bytes_index = pool->form->index_bytes(pool) + pool->room_units * sizeof(kvf__unit_t) +
+                         pool->room_blocks * sizeof(kvf__block_t);
     stats->bytes_basis = basis_bytes;
 }

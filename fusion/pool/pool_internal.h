@@ -93,7 +93,9 @@ struct kvf_pool {
     _Atomic bool is_learning; /* it has not learnt yet; cleared last, so that who sees it cleared sees what was made */
     kvf__unit_t *units;
     kvf__block_t *blocks;
-    uint32_t num_units, num_blocks; /* slots in use or free */
+    uint32_t num_units,
+        num_blocks; /* slots in use or free; none behind these was ever touched: tables grow without a pause to clear them */
+    uint32_t room_units, room_blocks;
     uint32_t free_unit, free_block; /* KVF__NO_SLOT: none */
     kvf_pool_block_t *staged;       /* in the order of their puts; deleted ones stay until the flush */
     size_t num_staged, room_staged;

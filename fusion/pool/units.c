@@ -36,23 +36,27 @@ uint64_t kvf__unit_id(const kvf_pool_t *pool, uint32_t index) {
 
 static uint32_t index_of(uint64_t id) { return (uint32_t)id - 1; }
 
-static kvf_status_t add_slots(kvf_pool_t *pool) {
-    if (pool->num_units == pool->form->units_max) return KVF_ERR_NO_SPACE;
-    uint32_t count = pool->num_units ? pool->num_units * 2 : 64;
-    kvf__unit_t *units = realloc(pool->units, count * sizeof(*units));
+static kvf_status_t grow(kvf_pool_t *pool) {
+    if (pool->room_units == pool->form->units_max) return KVF_ERR_NO_SPACE;
+    uint32_t room = pool->room_units ? pool->room_units * 2 : 64;
+    kvf__unit_t *units = realloc(pool->units, room * sizeof(*units));
     if (!units) return KVF_ERR_NO_MEMORY;
-    memset(units + pool->num_units, 0, (count - pool->num_units) * sizeof(*units));
     pool->units = units;
-    for (uint32_t i = count; i-- > pool->num_units;) {
-        units[i].next_free = pool->free_unit;
-        pool->free_unit = i;
-    }
-    pool->num_units = count;
+    pool->room_units = room;
+    return KVF_OK;
+}
+
+/* Makes one more slot, free. */
+static kvf_status_t add_slot(kvf_pool_t *pool) {
+    kvf_status_t status = pool->num_units == pool->room_units ? grow(pool) : KVF_OK;
+    if (status) return status;
+    pool->units[pool->num_units] = (kvf__unit_t){.next_free = KVF__NO_SLOT};
+    pool->free_unit = pool->num_units++;
     return KVF_OK;
 }
 
 kvf_status_t kvf__unit_take(kvf_pool_t *pool, uint64_t *id) {
-    kvf_status_t status = pool->free_unit == KVF__NO_SLOT ? add_slots(pool) : KVF_OK;
+    kvf_status_t status = pool->free_unit == KVF__NO_SLOT ? add_slot(pool) : KVF_OK;
     if (status) return status;
     *id = kvf__unit_id(pool, pool->free_unit);
     pool->free_unit = pool->units[pool->free_unit].next_free;
@@ -103,5 +107,6 @@ void kvf__unit_shun(kvf_pool_t *pool, uint64_t id) {
     kvf__unit_t *unit = kvf__unit_find(pool, id);
     if (!unit || unit->is_shunned) return;
     unit->is_shunned = true;
+    pool->stats.units_shunned++;
     if (pool->form->unit_gone) pool->form->unit_gone(pool, index_of(id));
 }

@@ -14,8 +14,12 @@
 
 enum { COPIES = 4, ROUNDS_MS = 4000 };
 
-static const char *const args[] = {"--host-bytes",      "256MiB", "--staging-bytes", "48MiB", "--encoders", "2",
-                                   "--request-timeout", "3s",     "--drain-timeout", "4s",    NULL};
+static const char *const args[] = {
+    "--host-bytes",    "256MiB", "--staging-bytes", "48MiB", "--encoders", "2", "--request-timeout", "3s",
+    "--drain-timeout", "4s",     "--code-exact",    "on",    NULL};
+
+/* Clients share these spaces; the daemon codes the exact one, too. */
+static const char *const spaces[][2] = {{"bounded", "error 0.05"}, {"exact", "exact"}};
 
 static unsigned draw(unsigned *state, unsigned below) {
     *state = *state * 1103515245u + 12345u;
@@ -29,6 +33,12 @@ static kvf_client_options_t options_of(const daemon_fixture_t *daemon, unsigned 
     options.put_mode = seed / 2 % 2 ? KVF_PUT_FUSED : KVF_PUT_RAW;
     options.unit_cache_bytes = seed % 3 ? 0 : 100000;
     return options;
+}
+
+static void connect_to(sample_client_t *client, const daemon_fixture_t *daemon, const sample_t *sample, unsigned seed) {
+    kvf_client_options_t options = options_of(daemon, seed);
+    const char *const *space = spaces[seed % 4 == 1];
+    sample_connect(client, sample, &options, space[0], space[1]);
 }
 
 /* ---- clients that are killed ---- */
@@ -68,8 +78,7 @@ static void end_all(busy_t *busy) {
 static _Noreturn void be_busy(const daemon_fixture_t *daemon, const sample_t *sample, unsigned seed) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sample_client_t client;
-    kvf_client_options_t options = options_of(daemon, seed);
-    sample_connect(&client, sample, &options, "fused", "error 0.05");
+    connect_to(&client, daemon, sample, seed);
     busy_t busy = {.client = &client, .state = seed};
     for (;;) {
         begin_all(&busy);
@@ -88,6 +97,18 @@ static void wait_idle(const daemon_fixture_t *daemon, uint64_t sessions) {
     sample_wait_stat(daemon, "sessions", sessions);
     sample_wait_stat(daemon, "requests_in_flight", 0);
     sample_wait_coded(daemon);
+}
+
+/* Two clients that are alone now: all that they put comes back. */
+static void put_and_get_all(const daemon_fixture_t *daemon, sample_client_t *one, sample_client_t *other) {
+    sample_client_t *clients[] = {one, other};
+    for (int i = 0; i < 2; i++) sample_put_patiently(clients[i], 0, clients[i]->sample->count);
+    wait_idle(daemon, 2);
+    for (int i = 0; i < 2; i++) {
+        size_t count = clients[i]->sample->count;
+        cr_assert_eq(sample_get(clients[i], 0, count), KVF_OK);
+        cr_assert_eq(sample_check(clients[i], 0, count, false), count);
+    }
 }
 
 /* This process has no UCX of its own while it forks. */
@@ -112,17 +133,13 @@ Test(fused_killed, clients_that_are_killed_leave_nothing_behind) {
     wait_idle(&daemon, 0);
     sample_wait_stat(&daemon, "memory_clients", 0);
     sample_wait_stat(&daemon, "memory_bytes", 0);
-    sample_client_t honest;
-    kvf_client_options_t options = options_of(&daemon, 0);
-    sample_connect(&honest, &sample, &options, "fused", "error 0.05");
-    sample_put_patiently(&honest, 0, sample.count);
-    wait_idle(&daemon, 1);
-    cr_assert_eq(sample_get(&honest, 0, sample.count), KVF_OK);
-    cr_assert_eq(sample_check(&honest, 0, sample.count, false), sample.count);
+    sample_client_t honest[2];
+    for (unsigned i = 0; i < 2; i++) connect_to(&honest[i], &daemon, &sample, i);
+    put_and_get_all(&daemon, &honest[0], &honest[1]);
     cr_assert_eq(daemon_stat(&daemon, "blocks_damaged"), 0);
     cr_assert_eq(daemon_stat(&daemon, "fusion.blocks_dropped"), 0);
     cr_assert_eq(daemon_stat(&daemon, "protocol_errors"), 0);
-    sample_disconnect(&honest);
+    for (int i = 0; i < 2; i++) sample_disconnect(&honest[i]);
     cr_assert_eq(daemon_signal(&daemon, SIGTERM), 0);
     daemon_remove(&daemon);
     sample_close(&sample);
@@ -158,9 +175,8 @@ static void *run_stream(void *arg) {
 
 static void start_stream(stream_t *stream, const daemon_fixture_t *daemon, const sample_t *sample, unsigned seed) {
     memset(stream, 0, sizeof(*stream));
-    kvf_client_options_t options = options_of(daemon, seed);
     stream->seed = seed;
-    sample_connect(&stream->client, sample, &options, "fused", "error 0.05");
+    connect_to(&stream->client, daemon, sample, seed);
     cr_assert_eq(pthread_create(&stream->thread, NULL, run_stream, stream), 0);
 }
 
@@ -177,57 +193,43 @@ static void wait_rounds(stream_t *stream, unsigned more) {
         cr_assert(sample_now_ms() < until, "the stream stands still");
 }
 
-Test(fused_killed, daemons_that_are_killed_cost_their_blocks_and_no_more) {
+/* Gives the encoders work for longer than the daemon has left, and ends it at any moment of that: while blocks wait for a basis, while one is
+ * made, while they are coded. */
+static void end_at_work(daemon_fixture_t *daemon, int signal, sample_client_t *putter, unsigned *state,
+                        unsigned *at_work) {
+    (void)sample_put(putter, 0, putter->sample->count);
+    sample_sleep_ms(draw(state, 500));
+    *at_work += daemon_stat(daemon, "fusion.blocks_waiting") > 0;
+    uint64_t begun = sample_now_ms();
+    cr_assert_eq(daemon_signal(daemon, signal), signal == SIGTERM ? 0 : -signal);
+    cr_assert_lt(sample_now_ms() - begun, 4000 + 1500, "it took %lu ms", sample_now_ms() - begun);
+}
+
+static void end_daemons(int signal, unsigned seed) {
     daemon_fixture_t daemon;
     sample_t sample;
     stream_t streams[2];
+    sample_client_t putter;
+    unsigned state = (unsigned)getpid(), at_work = 0;
     daemon_start(&daemon, args);
     sample_open(&sample, COPIES);
-    for (unsigned i = 0; i < 2; i++) start_stream(&streams[i], &daemon, &sample, i);
-    unsigned state = (unsigned)getpid();
-    for (uint64_t until = sample_now_ms() + ROUNDS_MS; sample_now_ms() < until;) {
-        sample_sleep_ms(draw(&state, 700));
-        cr_assert_eq(daemon_signal(&daemon, SIGKILL), -SIGKILL);
-        daemon_start_again(&daemon);
+    for (unsigned i = 0; i < 2; i++) start_stream(&streams[i], &daemon, &sample, seed + i);
+    connect_to(&putter, &daemon, &sample, seed);
+    for (uint64_t until = sample_now_ms() + ROUNDS_MS; sample_now_ms() < until; daemon_start_again(&daemon)) {
         for (int i = 0; i < 2; i++) wait_rounds(&streams[i], 2);
+        end_at_work(&daemon, signal, &putter, &state, &at_work);
     }
+    for (int i = 0; i < 2; i++) wait_rounds(&streams[i], 2);
     for (int i = 0; i < 2; i++) stop_stream(&streams[i]);
-    sample_client_t *client = &streams[0].client;
-    sample_put_patiently(client, 0, sample.count);
-    wait_idle(&daemon, 2);
-    for (int i = 0; i < 2; i++) {
-        cr_assert_eq(sample_get(&streams[i].client, 0, sample.count), KVF_OK);
-        cr_assert_eq(sample_check(&streams[i].client, 0, sample.count, false), sample.count);
-        sample_disconnect(&streams[i].client);
-    }
+    cr_assert_gt(at_work, 0);
+    sample_disconnect(&putter);
+    put_and_get_all(&daemon, &streams[0].client, &streams[1].client);
+    for (int i = 0; i < 2; i++) sample_disconnect(&streams[i].client);
     cr_assert_eq(daemon_signal(&daemon, SIGTERM), 0);
     daemon_remove(&daemon);
     sample_close(&sample);
 }
 
-/* While blocks wait for a basis, while one is made, while they are coded; with gets and puts in flight. */
-Test(fused_killed, a_daemon_that_is_told_to_end_while_it_codes_does_so_in_time) {
-    daemon_fixture_t daemon;
-    sample_t sample;
-    daemon_start(&daemon, args);
-    sample_open(&sample, COPIES);
-    unsigned state = (unsigned)getpid();
-    stream_t streams[2];
-    for (unsigned i = 0; i < 2; i++) start_stream(&streams[i], &daemon, &sample, 2 + i);
-    for (uint64_t until = sample_now_ms() + ROUNDS_MS; sample_now_ms() < until; daemon_start_again(&daemon)) {
-        for (int i = 0; i < 2; i++) wait_rounds(&streams[i], 2);
-        sample_sleep_ms(draw(&state, 500));
-        uint64_t begun = sample_now_ms();
-        cr_assert_eq(daemon_signal(&daemon, SIGTERM), 0);
-        cr_assert_lt(sample_now_ms() - begun, 4000 + 1500);
-    }
-    for (int i = 0; i < 2; i++) wait_rounds(&streams[i], 2);
-    for (int i = 0; i < 2; i++) {
-        stop_stream(&streams[i]);
-        sample_disconnect(&streams[i].client);
-    }
-    wait_idle(&daemon, 0);
-    cr_assert_eq(daemon_signal(&daemon, SIGTERM), 0);
-    daemon_remove(&daemon);
-    sample_close(&sample);
-}
+Test(fused_killed, daemons_that_are_killed_cost_their_blocks_and_no_more) { end_daemons(SIGKILL, 0); }
+
+Test(fused_killed, daemons_that_are_told_to_end_while_they_code_do_so_in_time) { end_daemons(SIGTERM, 2); }

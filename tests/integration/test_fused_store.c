@@ -202,3 +202,56 @@ Test(fused_store, a_client_that_keeps_few_units_asks_for_them) {
     cr_assert_gt(daemon_stat(&store.daemon, "units_asked"), asked);
     sample_store_stop(&store);
 }
+
+/* ---- puts that the client codes ---- */
+
+/* The first copy lands raw and teaches the basis; the others may come coded. Returns their bytes on the wire, as a share of raw ones. */
+static double put_coded(const char *policy, kvf_progress_t progress) {
+    sample_store_t store;
+    sample_store_start(&store, ENOUGH, policy, few_encoders);
+    sample_put_patiently(&store.client, 0, SAMPLE_BLOCKS);
+    sample_wait_coded(&store.daemon);
+    uint64_t coded = daemon_stat(&store.daemon, "fusion.blocks_coded");
+    uint64_t raw_in = daemon_stat(&store.daemon, "operations.put.bytes_in");
+    kvf_client_options_t options = sample_options(&store.daemon);
+    options.put_mode = KVF_PUT_FUSED;
+    options.progress = progress;
+    sample_client_t coder;
+    sample_connect(&coder, &store.sample, &options, "fused", policy);
+    for (size_t first = SAMPLE_BLOCKS; first < store.sample.count; first += SAMPLE_BLOCKS) {
+        sample_put_patiently(&coder, first, SAMPLE_BLOCKS);
+        cr_assert_eq(sample_get(&coder, first, SAMPLE_BLOCKS), KVF_OK, "what is acknowledged is readable");
+        sample_check(&coder, first, SAMPLE_BLOCKS, false);
+    }
+    uint64_t coded_in = daemon_stat(&store.daemon, "operations.put.bytes_in") - raw_in;
+    sample_wait_coded(&store.daemon);
+    cr_assert_eq(daemon_stat(&store.daemon, "fusion.blocks_coded"), ENOUGH * coded);
+    sample_get_all_coded(&store.client);
+    sample_get_all_coded(&coder);
+    cr_assert(!memcmp(store.client.memory, coder.memory, store.sample.count * store.sample.block_bytes));
+    sample_disconnect(&coder);
+    sample_store_stop(&store);
+    return (double)coded_in / (double)(raw_in * (ENOUGH - 1));
+}
+
+Test(fused_store, blocks_that_clients_code_keep_their_bound_and_save_the_wire) {
+    cr_assert_lt(put_coded("error K=0.02,V=0.1", KVF_PROGRESS_THREAD), 0.3);
+    cr_assert_lt(put_coded("error 0.05", KVF_PROGRESS_CALLER), 0.2);
+}
+
+Test(fused_store, spaces_that_the_daemon_alone_codes_get_raw_blocks_from_all_clients) {
+    cr_assert_eq(put_coded("ratio 6", KVF_PROGRESS_THREAD), 1);
+}
+
+Test(fused_store, blocks_without_tokens_or_positions_keep_their_bound) {
+    sample_store_t store;
+    sample_store_start(&store, ENOUGH, "error 0.05", few_encoders);
+    for (size_t i = 0; i < store.sample.count; i++) {
+        kvf_block_t *block = &store.sample.blocks[i];
+        *block = (kvf_block_t){.key = block->key, .pieces = block->pieces, .num_pieces = 1};
+        if (i % 3 == 0) block->position = UINT32_MAX - i; /* or with ones that are not theirs */
+    }
+    sample_store_code(&store);
+    sample_get_all_coded(&store.client);
+    sample_store_stop(&store);
+}

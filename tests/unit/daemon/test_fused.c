@@ -70,6 +70,32 @@ Test(fused, a_leader_that_goes_leaves_its_followers_as_they_were) {
     rig_stop(&rig);
 }
 
+Test(fused, figures_wait_for_no_lock, .timeout = 20) {
+    rig_start(&rig, 4 << 20, 1 << 20, 0.05f);
+    for (uint32_t i = 0; i < 80; i++)
+        cr_assert_eq(rig_put_patiently(&rig, rig.space, (rig_block_t){i, i * RIG_TOKENS, (int64_t)i - 1}), KVF_OK);
+    rig_wait(&rig, rig.space);
+    kvf_space_stats_t space;
+    kvf_store_stats_t store;
+    kvf_pool_stats_t pool;
+    pthread_mutex_lock(&rig.space->fused->lock); /* an encoder that sleeps */
+    pthread_mutex_lock(&rig.space->mutex);
+    kvf_space_get_stats(rig.space, &space);
+    kvf_store_get_stats(rig.store, &store);
+    kvf_fused_stats_t fused = rig_stats(rig.space);
+    kvf_pool_get_stats(rig.space->fused->pool, &pool);
+    kvf_evict_stats_t evict;
+    kvf_evict_stats(rig.space->evict, &evict);
+    cr_assert_eq(kvf_evict_bytes(rig.space->evict), evict.memory_bytes);
+    pthread_mutex_unlock(&rig.space->mutex);
+    pthread_mutex_unlock(&rig.space->fused->lock);
+    cr_assert(space.blocks == 80 && store.all.blocks == 80 && space.block_bytes == fused.heap_bytes);
+    cr_assert(fused.pool.blocks == 80 && fused.pool.units == pool.units && pool.units && /* those of the last step */
+              fused.pool.bytes_records == pool.bytes_records && fused.pool.bytes_index == pool.bytes_index &&
+              fused.pool.bytes_basis == pool.bytes_basis && pool.bytes_basis);
+    rig_stop(&rig);
+}
+
 Test(fused, what_is_deleted_gives_all_its_memory_back) {
     rig_start(&rig, 8 << 20, 4 << 20, BOUND);
     put_run(0, 0, LESSON + 10);
@@ -162,21 +188,22 @@ Test(fused, two_spaces_share_the_memory) {
     rig_stop(&rig);
 }
 
-Test(fused, an_idle_segment_is_given_before_one_with_blocks) {
-    rig_start(&rig, 1 << 20, 512 << 10, BOUND);
-    for (uint32_t i = 0; i < 100; i++)
-        cr_assert_eq(rig_put_patiently(&rig, rig.space, (rig_block_t){i, i * RIG_TOKENS, (int64_t)i - 1}), KVF_OK);
-    rig_wait(&rig, rig.space);
-    while (rig_stats(rig.space).raw_blocks) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    uint32_t segments = atomic_load(&rig.space->num_segments), heap = atomic_load(&rig.space->fused->num_heap_segments);
-    cr_assert(heap && segments > heap, "some is for what lands");
-    pthread_mutex_lock(&rig.space->mutex);
-    cr_assert(kvf__slots_give_segment(rig.space));
-    pthread_mutex_unlock(&rig.space->mutex);
-    cr_assert_eq(atomic_load(&rig.space->num_segments), segments - 1);
-    cr_assert_eq(atomic_load(&rig.space->fused->num_heap_segments), heap);
-    cr_assert_eq(atomic_load(&rig.space->fused->give_wanted), 0);
-    cr_assert_eq(rig_stats(rig.space).coded_blocks, 100);
+Test(fused, slots_that_nothing_lands_in_are_given_before_coded_blocks_have_to_leave) {
+    rig_start(&rig, 1 << 20, 256 << 10, BOUND);
+    kvf_space_stats_t before = {0}, after;
+    for (uint32_t run = 0; run < 12 && !before.evicted_blocks; run++) { /* until it has all of the memory */
+        put_run(run * 60, run * 300, 60);
+        rig_wait(&rig, rig.space);
+        kvf_space_get_stats(rig.space, &before);
+    }
+    cr_assert_gt(before.evicted_blocks, 0);
+    kvf_space_t *other = rig_open(&rig, "other");
+    cr_assert_eq(rig_put_patiently(&rig, other, (rig_block_t){0, 0, -1}), KVF_OK);
+    kvf_space_get_stats(rig.space, &after);
+    cr_assert_eq(after.segments, before.segments - 1);
+    cr_assert_eq(after.evicted_blocks, before.evicted_blocks);
+    cr_assert_eq(after.blocks, before.blocks);
+    kvf_space_unref(other);
     rig_stop(&rig);
 }
 
@@ -210,6 +237,7 @@ Test(fused, a_damaged_unit_is_seen) {
     put_run(1000, 0, 20); /* the same text: what is damaged is left out */
     rig_wait(&rig, rig.space);
     check_run(1000, 0, 20, true);
+    cr_assert_eq(rig_stats(rig.space).failed_units, 1);
     rig_stop(&rig);
 }
 
