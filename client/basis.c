@@ -256,8 +256,10 @@ static void start_reading(kvf__basis_t *basis, const Kvf__BasisReply *reply, con
 
 /* ---- answers ---- */
 
+/* Rows within an error that is finer than their values are kept to the bit, too: that takes fewer bytes. */
 static bool is_form_of(const kvf_policy_t *policy, uint32_t form) {
-    return form == (policy->kind == KVF_POLICY_EXACT ? KVF_FORM_EXACT : KVF_FORM_BOUNDED);
+    if (form == KVF_FORM_EXACT) return policy->kind == KVF_POLICY_EXACT || policy->kind == KVF_POLICY_ERROR;
+    return form == KVF_FORM_BOUNDED && policy->kind != KVF_POLICY_EXACT;
 }
 
 static bool are_bounds(const kvf_space_t *space, const Kvf__BasisReply *reply) {

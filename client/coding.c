@@ -228,7 +228,8 @@ void kvf__coding_step(kvf__coding_t *coding) {
         return;
     }
     if (coding->basis->status == KVF_IN_PROGRESS) return;
-    if (coding->basis->status == KVF_OK && kvf__encode_start(coding)) return;
+    bool can_code = coding->basis->status == KVF_OK && coding->basis->form == KVF_FORM_BOUNDED;
+    if (can_code && kvf__encode_start(coding)) return;
     kvf__coding_send_raw(coding, KVF_OK);
     end(coding, KVF_ERR_INTERNAL); /* all go raw */
 }

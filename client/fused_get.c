@@ -13,12 +13,13 @@ static size_t count_blocks(const kvf__request_t *request) {
     const kvf_layout_t *layout = request->space->layout;
     uint64_t limit =
         client->max_message_bytes < KVF__RECEIVE_BYTES_MAX ? client->max_message_bytes : KVF__RECEIVE_BYTES_MAX;
-    uint64_t cost = kvf__split_cost(request->space->block_bytes, request->num_layers);
-    if (cost > KVF__FUSED_PART_BYTES) cost = kvf__split_cost(request->slice_bytes, request->num_layers);
-    uint64_t units = KVF_SPANS_MAX + 1;
-    if (request->space->policy.kind == KVF_POLICY_EXACT) units = (uint64_t)layout->layers * layout->planes + 1;
+    uint64_t cost = kvf__split_cost(request->slice_bytes, request->num_layers);
+    uint64_t units = KVF_SPANS_MAX + 1, planes = (uint64_t)layout->layers * layout->planes;
+    if (units < planes + 1) units = planes + 1; /* of a block in the exact form */
     uint64_t most =
         KVF_BODY_BYTES_MAX / (kvf__split_cost(0, request->num_layers) + KVF__CODED_COST + units * KVF__UNIT_COST);
+    uint64_t whole = KVF__FUSED_PART_BYTES / request->space->block_bytes;
+    if (most > whole) most = whole ? whole : 1;
     if (most > client->max_batch) most = client->max_batch;
     return kvf__split(request->count - request->next, cost, KVF__FUSED_PART_BYTES, limit, most);
 }
@@ -27,7 +28,7 @@ kvf__sent_t kvf__fused_get_send(kvf__request_t *request) {
     kvf_client_t *client = request->client;
     size_t count = count_blocks(request);
     if (!count) return kvf__request_skip(request, KVF_ERR_TOO_LARGE);
-    uint64_t bytes = count * request->slice_bytes;
+    uint64_t bytes = count * request->space->block_bytes; /* of few layers, too: records come whole */
     if (!kvf__queue_may_fly(request, bytes)) return KVF__BLOCKED;
     kvf_arena_reset(client->out);
     Kvf__Get ask = KVF__GET__INIT;

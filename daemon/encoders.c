@@ -76,6 +76,8 @@ static void take_turn(kvf_encoders_t *encoders, item_t *item) {
     item->num_taking--;
     /* what a kick or another turn said since this one began it cannot know of: a task may be back that it did not find */
     if (item->said_at < began_at || due_ns < item->due_ns) say_due(encoders, item, due_ns);
+    if (due_ns == KVF_WORK_NOW)
+        pthread_cond_signal(&encoders->changed); /* a kick, for many blocks, has woken but one */
     if (item->due_ns != KVF_WORK_NONE || item->num_taking) return;
     DL_DELETE(encoders->items, item);
     pthread_mutex_unlock(&encoders->lock);

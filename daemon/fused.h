@@ -107,7 +107,7 @@ typedef struct kvf_fused_stats {
     uint64_t heap_segments;
     uint64_t table_bytes;    /* what leads to coded blocks */
     uint64_t dropped_blocks; /* that could not be coded, and left */
-    uint64_t failed_units;   /* damage seen */
+    uint64_t failed_units;   /* found damaged by encoders, since the start */
     uint64_t code_ns;        /* of the encoders' time so far, with waiting for room */
     kvf_pool_stats_t pool;
 } kvf_fused_stats_t;

@@ -143,6 +143,7 @@ static kvf_status_t swap(kvf_space_t *space, kvf_record_t *raw, kvf_coded_t *cod
         } else {
             kvf_evict_remove(space->evict, kvf_record_id(raw));
             (void)kvf_index_unlink(space->index, record); /* what cannot be tracked could never leave */
+            atomic_fetch_add_explicit(&space->fused->dropped, 1, memory_order_relaxed);
         }
     } else {
         record->segment = UINT32_MAX; /* the entry stays the caller's */

@@ -40,6 +40,6 @@ void kvf_space_get_fused_stats(kvf_space_t *space, kvf_fused_stats_t *stats) {
     stats->raw_bytes = stats->raw_blocks * space->slot_bytes;
     stats->heap_segments = atomic_load_explicit(&fused->num_heap_segments, memory_order_relaxed);
     stats->dropped_blocks = atomic_load_explicit(&fused->dropped, memory_order_relaxed);
-    stats->failed_units = atomic_load_explicit(&fused->failed_units, memory_order_relaxed);
+    stats->failed_units = figures.pool.units_shunned;
     stats->code_ns = atomic_load_explicit(&fused->code_ns, memory_order_relaxed);
 }

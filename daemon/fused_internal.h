@@ -1,5 +1,6 @@
-/* fused_internal.h - what the files of a space's coded side share: fused.c (life, tasks, figures), fused_code.c (one block),
- * fused_learn.c (the basis), fused_room.c (heap: growing, evicting, giving away). */
+/* fused_internal.h - what the files of a space's coded side share: fused.c (life), fused_figures.c, fused_tasks.c (what is to be
+ * coded), fused_code.c (one block), fused_put.c (one that came coded), fused_learn.c (the basis), fused_ratio.c (bounds of policy
+ * ratio), fused_table.c (coded blocks), fused_room.c (heap: growing, evicting, giving away). */
 #ifndef KVF_DAEMON_FUSED_INTERNAL_H
 #define KVF_DAEMON_FUSED_INTERNAL_H
 
@@ -89,9 +90,9 @@ struct kvf_fused {
 
     /* giving a segment away [lock] */
     _Atomic uint32_t give_wanted;
-    uint32_t giving;    /* the heap's number; KVF__NO_SEGMENT: none */
-    uint32_t give_next; /* number of the coded block to look at next */
-    uint64_t give_until_ns;
+    uint32_t giving;                       /* the heap's number; KVF__NO_SEGMENT: none */
+    uint32_t give_next;                    /* number of the coded block to look at next */
+    uint64_t give_until_ns, give_again_ns; /* when it is given up; when to look at all blocks again */
 
     pthread_mutex_t tasks_lock;
     kvf__task_t *tasks;         /* [tasks_lock] the oldest first */
@@ -104,7 +105,7 @@ struct kvf_fused {
 
     uint32_t max_raw_segments;
     _Atomic uint32_t num_heap_segments;
-    _Atomic uint64_t dropped, failed_units, code_ns;
+    _Atomic uint64_t dropped, code_ns;
     _Atomic uint64_t figures[KVF__FIGURES]; /* as they were when the lock was last let go; stored under it */
 };
 

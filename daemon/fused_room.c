@@ -175,6 +175,7 @@ static uint64_t go_on_giving(kvf_space_t *space) {
         fused->giving = kvf_heap_emptiest(fused->heap);
         fused->give_next = 0;
         fused->give_until_ns = kvf__now_ns() + GIVE_NS;
+        fused->give_again_ns = 0;
         if (fused->giving == KVF__NO_SEGMENT) {
             atomic_store_explicit(&fused->give_wanted, 0, memory_order_relaxed);
             return KVF_WORK_NONE;
@@ -182,12 +183,15 @@ static uint64_t go_on_giving(kvf_space_t *space) {
         kvf_heap_close(fused->heap, fused->giving);
     }
     kvf__fused_drain(space);
-    bool was_last = kvf_heap_is_empty(fused->heap, fused->giving) || empty_segment(space, fused->giving);
-    kvf__fused_drain(space);
     uint64_t now = kvf__now_ns();
     bool is_empty = kvf_heap_is_empty(fused->heap, fused->giving);
+    if (!is_empty && now < fused->give_again_ns)
+        return fused->give_again_ns; /* what is left is held, and each turn comes by */
+    bool was_last = is_empty || empty_segment(space, fused->giving);
+    kvf__fused_drain(space);
+    is_empty = kvf_heap_is_empty(fused->heap, fused->giving);
     if (!is_empty && !was_last) return KVF_WORK_NOW;
-    if (!is_empty && now < fused->give_until_ns) return now + GIVE_AGAIN_NS;
+    if (!is_empty && now < fused->give_until_ns) return fused->give_again_ns = now + GIVE_AGAIN_NS;
     if (is_empty)
         remove_segment(space, fused->giving);
     else

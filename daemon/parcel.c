@@ -61,6 +61,6 @@ void kvf__parcel_send(kvf_session_t *session, kvf_frame_type_t type, uint64_t re
     kvf_conn_close(session->conn, status);
 }
 
-bool kvf__parcel_is_stuck(const kvf_session_t *session, uint64_t until_ns) {
-    return session->parcels && session->parcels->started_ns < until_ns;
+uint64_t kvf__parcel_oldest_ns(const kvf_session_t *session) {
+    return session->parcels ? session->parcels->started_ns : UINT64_MAX;
 }

@@ -35,6 +35,7 @@ static void add_up(kvf_fused_stats_t *sum, const kvf_fused_stats_t *one) {
     sum->heap_bytes += one->heap_bytes;
     sum->table_bytes += one->table_bytes;
     sum->dropped_blocks += one->dropped_blocks;
+    sum->failed_units += one->failed_units;
     sum->code_ns += one->code_ns;
     sum->pool.units += one->pool.units;
     sum->pool.bytes_records += one->pool.bytes_records;
@@ -60,6 +61,7 @@ static json_t *fusion_object(const kvf_fused_stats_t *sum, share_t share, uint32
     set_number(object, "blocks_coded", sum->coded_blocks);
     set_number(object, "blocks_dropped", sum->dropped_blocks);
     set_number(object, "units", sum->pool.units);
+    set_number(object, "units_damaged", sum->failed_units);
     set_number(object, "bytes_put", share.bytes_put);
     set_number(object, "bytes_held", share.bytes_held);
     json_object_set_new(object, "ratio", json_real(ratio_of(share)));

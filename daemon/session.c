@@ -368,7 +368,7 @@ void kvf__session_sweep(kvf_session_t *session, uint64_t now_ns) {
     bool is_silent = is_overdue(session->heard_ns, now_ns, options->session_timeout_ms);
     bool is_stuck =
         (session->replies && is_overdue(session->replies->started_ns, now_ns, options->request_timeout_ms)) ||
-        kvf__parcel_is_stuck(session, now_ns - options->request_timeout_ms * UINT64_C(1000000));
+        is_overdue(kvf__parcel_oldest_ns(session), now_ns, options->request_timeout_ms);
     if (is_silent || is_stuck) {
         kvf_metrics_add(session->service->metrics, is_stuck ? KVF_METRIC_SESSIONS_STUCK : KVF_METRIC_SESSIONS_TIMED_OUT,
                         1);

@@ -226,8 +226,8 @@ bool kvf__parcel_begin(kvf_session_t *session, kvf_frame_type_t asked, uint64_t 
 /* Sends `body` with `bytes` [num_bytes] behind it, frees those when they have left, and ends the request that was begun. */
 void kvf__parcel_send(kvf_session_t *session, kvf_frame_type_t type, uint64_t request, const ProtobufCMessage *body,
                       void *bytes, size_t num_bytes);
-/* Whether one waits since before `until_ns`. */
-bool kvf__parcel_is_stuck(const kvf_session_t *session, uint64_t until_ns);
+/* Since when the oldest is on its way; UINT64_MAX: there is none. */
+uint64_t kvf__parcel_oldest_ns(const kvf_session_t *session);
 
 /* ---- request_plan.c ---- */
 void kvf__serve_plan(kvf_session_t *session, const kvf_frame_head_t *head, const Kvf__Plan *ask);

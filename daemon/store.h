@@ -26,7 +26,7 @@ typedef struct kvf_space kvf_space_t;
 typedef struct kvf_store_options {
     uint64_t host_bytes;      /* of all segments, hard */
     uint64_t segment_bytes;   /* 0: by size */
-    uint64_t staging_bytes;   /* of slots reserved and not committed, hard */
+    uint64_t staging_bytes;   /* of slots reserved and not committed, in fused spaces and not coded, hard */
     uint64_t max_block_bytes; /* of a space's layout: what a frame can carry */
     uint64_t max_keys;        /* of one space */
     uint32_t max_spaces;

@@ -1,4 +1,4 @@
-/* store_internal.h - what store.c (spaces), space.c (records) and slots.c (memory) share. */
+/* store_internal.h - what store.c (spaces), space.c (a space, reading), space_write.c (its records) and slots.c (memory) share. */
 #ifndef KVF_DAEMON_STORE_INTERNAL_H
 #define KVF_DAEMON_STORE_INTERNAL_H
 

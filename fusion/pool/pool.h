@@ -70,6 +70,7 @@ typedef struct kvf_pool_stats {
     uint64_t rows[KVF_ROW_KINDS];               /* coded so far; exact: 0 */
     float worst;                                /* largest error of a row so far, over its bound; exact: 0 */
     uint64_t planes_same;                       /* exact: found in units of other blocks so far */
+    uint64_t units_shunned;                     /* found damaged so far */
     uint64_t find_ns, encode_ns, encoded_bytes; /* spent so far; engine bytes that were coded */
 } kvf_pool_stats_t;
 

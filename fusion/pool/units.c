@@ -107,5 +107,6 @@ void kvf__unit_shun(kvf_pool_t *pool, uint64_t id) {
     kvf__unit_t *unit = kvf__unit_find(pool, id);
     if (!unit || unit->is_shunned) return;
     unit->is_shunned = true;
+    pool->stats.units_shunned++;
     if (pool->form->unit_gone) pool->form->unit_gone(pool, index_of(id));
 }

@@ -362,5 +362,5 @@ bool fake_fused_on_frame(fake_daemon_t *fake, const kvf_frame_head_t *head, cons
 void fake_fused_open(rig_t *rig, const kvf_client_options_t *options, const kvf_layout_t *of) {
     kvf_policy_t exact = {.kind = KVF_POLICY_EXACT};
     kvf_policy_t within = {.kind = KVF_POLICY_ERROR, .error_k = FUSED_BOUND, .error_v = FUSED_BOUND};
-    rig_open_under(rig, options, of, true, fake_fused.is_exact ? &exact : &within);
+    rig_open_under(rig, options, of, true, fake_fused.is_exact && !fake_fused.is_fine ? &exact : &within);
 }

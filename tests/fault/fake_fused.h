@@ -28,6 +28,7 @@ typedef void (*fused_spoil_fn)(fused_reply_t *reply);
 
 typedef struct fake_fused {
     bool is_exact, has_model; /* the exact form */
+    bool is_fine;             /* with it: under a policy of an error that is finer than the values */
     bool two_versions;
     bool withholds_units;  /* GetReply brings none */
     unsigned raw_blocks;   /* bit i: block i comes raw */

@@ -61,7 +61,10 @@ static void get_all(rig_t *rig) {
 /* ---- where they go ---- */
 
 Test(fused_get, blocks_come_back_as_the_coder_decodes_them) {
-    static const fake_fused_t forms[] = {{0}, {.is_exact = true}, {.is_exact = true, .has_model = true}};
+    static const fake_fused_t forms[] = {{0},
+                                         {.is_exact = true},
+                                         {.is_exact = true, .has_model = true},
+                                         {.is_exact = true, .has_model = true, .is_fine = true}};
     static const kvf_client_options_t ways[] = {{.transport = KVF_TRANSPORT_NETWORK},
                                                 {.transport = KVF_TRANSPORT_AUTO},
                                                 {.transport = KVF_TRANSPORT_NETWORK, .skip_verify = true},

@@ -127,6 +127,21 @@ Test(fused_put, a_block_whose_unit_went_meanwhile_goes_raw) {
     stop(fake, &rig);
 }
 
+/* Says that it keeps every bit, as it may under a bound that is finer than the values. */
+static void spoil_basis_form(fused_reply_t *reply) {
+    reply->basis.form = KVF_FORM_EXACT;
+    reply->basis.n_bounds = 0;
+    reply->payload_bytes = 0;
+}
+
+Test(fused_put, blocks_go_raw_where_there_is_nothing_to_code_with) {
+    rig_t rig;
+    fake_daemon_t *fake = start(&rig, &(fake_fused_t){.spoil_basis = spoil_basis_form}, KVF_PROGRESS_THREAD, 0);
+    put_all(&rig, 0);
+    cr_assert_eq(fake_count(fake, KVF_FRAME_GET_BASIS), 1);
+    stop(fake, &rig);
+}
+
 Test(fused_put, an_exact_space_is_put_raw) {
     rig_t rig;
     fake_daemon_t *fake = start(&rig, &(fake_fused_t){0}, KVF_PROGRESS_THREAD, 0);

@@ -97,3 +97,15 @@ Test(encoders, a_kick_during_a_turn_brings_another_turn) {
     cr_assert(await_turns(2));
     kvf_encoders_destroy(encoders);
 }
+
+Test(encoders, one_kick_for_much_work_brings_every_thread) {
+    const int ranks[] = {1, 2, 2};
+    const uint64_t answers[] = {KVF_WORK_NOW, KVF_WORK_NONE, KVF_WORK_NONE};
+    kvf_encoders_t *encoders = start(2, 3, ranks, answers);
+    kvf_encoders_kick(encoders, &space);
+    cr_assert(await_turns(1));
+    let_end(1);
+    cr_assert(await_turns(3), "one thread does all");
+    let_end(2);
+    kvf_encoders_destroy(encoders);
+}

@@ -237,6 +237,7 @@ Test(fused, a_damaged_unit_is_seen) {
     put_run(1000, 0, 20); /* the same text: what is damaged is left out */
     rig_wait(&rig, rig.space);
     check_run(1000, 0, 20, true);
+    cr_assert_eq(rig_stats(rig.space).failed_units, 1);
     rig_stop(&rig);
 }
 
