@@ -53,7 +53,7 @@ static bool await_empty(kvf_space_t *space) {
 static uint64_t count_present(const soak_t *soak, kvf_space_t *space) {
     uint64_t count = 0;
     for (uint32_t i = 0; i < soak->corpus.num_blocks; i++) {
-        char text[32];
+        char text[64];
         kvf_key_t key = soak_key(i, text);
         count += kvf_space_match(space, &key, 1);
     }
@@ -62,7 +62,7 @@ static uint64_t count_present(const soak_t *soak, kvf_space_t *space) {
 
 static void delete_all(const soak_t *soak, kvf_space_t *space) {
     for (uint32_t i = 0; i < soak->corpus.num_blocks; i++) {
-        char text[32];
+        char text[64];
         kvf_key_t key = soak_key(i, text);
         (void)!kvf_space_delete(space, &key);
     }

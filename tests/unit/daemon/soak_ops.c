@@ -25,8 +25,9 @@ void soak_fail(soak_t *soak, const char *what, const char *space, double a, doub
 
 static uint32_t draw(soak_worker_t *worker, uint32_t below) { return (uint32_t)data_draw(&worker->state) % below; }
 
-kvf_key_t soak_key(int64_t number, char text[32]) {
-    return (kvf_key_t){text, (size_t)snprintf(text, 32, "block %" PRId64, number)};
+kvf_key_t soak_key(int64_t number, char text[64]) {
+    const char *more = number % 3 ? "" : " with a key of more than a record's line"; /* it takes two */
+    return (kvf_key_t){text, (size_t)snprintf(text, 64, "block %" PRId64 "%s", number, more)};
 }
 
 soak_life_t *soak_life(soak_t *soak, const kvf_space_t *space) {
@@ -48,7 +49,7 @@ kvf_space_t *soak_open(soak_t *soak, uint32_t kind) {
 /* ---- operations ---- */
 
 static void put(soak_t *soak, kvf_space_t *space, const soak_block_t *block) {
-    char text[32], previous[32];
+    char text[64], previous[64];
     kvf_key_t key = soak_key(block->number, text), before = soak_key(block->previous, previous);
     kvf_record_t *record;
     kvf_status_t status = kvf_space_reserve(space, &key, &record);
@@ -108,7 +109,7 @@ static bool hold(soak_worker_t *worker, kvf_space_t *space, kvf_record_t *record
 
 static void get(soak_worker_t *worker, kvf_space_t *space, const soak_block_t *block) {
     soak_t *soak = worker->soak;
-    char text[32];
+    char text[64];
     kvf_key_t key = soak_key(block->number, text);
     kvf_record_t *record = kvf_space_acquire(space, &key);
     if (!record) {
@@ -124,7 +125,7 @@ static void get(soak_worker_t *worker, kvf_space_t *space, const soak_block_t *b
 }
 
 static void delete (soak_t *soak, kvf_space_t *space, const soak_block_t *block) {
-    char text[32];
+    char text[64];
     kvf_key_t key = soak_key(block->number, text);
     if (kvf_space_delete(space, &key) != KVF_OK) return;
     atomic_fetch_add(&soak_life(soak, space)->deleted, 1);

@@ -55,7 +55,7 @@ typedef struct soak_worker {
 void soak_fail(soak_t *soak, const char *what, const char *space, double a, double b);
 soak_life_t *soak_life(soak_t *soak, const kvf_space_t *space);
 /* Key of the block of that number; it points into `text`. */
-kvf_key_t soak_key(int64_t number, char text[32]);
+kvf_key_t soak_key(int64_t number, char text[64]);
 /* The space, made again if it was dropped, with a reference. NULL: the soak has failed. */
 kvf_space_t *soak_open(soak_t *soak, uint32_t kind);
 /* A worker's thread, until its ops are used up. */

@@ -11,8 +11,8 @@ enum {
     BLOCKS = 240,
     PUTTERS = 2,
     READERS = 2,
-    PUTS = 3000,                    /* of each putter */
-    READS = 2000,                   /* of coded blocks, before it may end */
+    PUTS = 1000,                    /* of each putter */
+    READS = 1000,                   /* of coded blocks, before it may end */
     TRY_S = 30,                     /* for that */
     TEXT = BLOCKS / 2 * RIG_TOKENS, /* each block is there twice: its second half refers to the first */
 };
@@ -78,6 +78,7 @@ static void *read_all(void *arg) {
         uint32_t number = (uint32_t)data_draw(&state) % BLOCKS;
         kvf_key_t key = key_of(&number);
         kvf_record_t *record = kvf_space_acquire(space, &key);
+        nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL); /* the encoders need the processors, too */
         if (!record) continue;
         double error = INFINITY;
         if (text_read(&reader, space, record, &originals[number], &error) != KVF_OK || !(error <= 1))
@@ -97,7 +98,7 @@ static void *delete_some(void *arg) {
         uint32_t number = (uint32_t)data_draw(&state) % BLOCKS;
         kvf_key_t key = key_of(&number);
         atomic_fetch_add(&deleted, kvf_space_delete(space, &key) == KVF_OK);
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
     }
     return NULL;
 }
