@@ -102,7 +102,7 @@ const kvf__option_t kvf__option_table[] = {
     NUMBER(MEMORY, "segment-bytes", BYTES, "0", 64 * KiB, TiB, "by size", "BYTES", segment_bytes,
            "Size of one registered segment of that memory"),
     NUMBER(MEMORY, "staging-bytes", BYTES, "256MiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", staging_bytes,
-           "Bytes of puts that have begun and not ended, in fused spaces until they are coded, hard"),
+           "Bytes of puts that have begun and not ended, hard; fused spaces use three quarters at most, for blocks until they are coded"),
     NUMBER(MEMORY, "client-memory", BYTES, "1GiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", client_memory_bytes,
            "Shared memory that one client on this host may lend, hard"),
     NUMBER(MEMORY, "client-memory-total", BYTES, "16GiB", 64 * KiB, 1024 * TiB, NULL, "BYTES",

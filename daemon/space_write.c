@@ -48,11 +48,19 @@ bool kvf__space_evict_one(kvf_space_t *space) {
 
 /* ---- writes ---- */
 
+/* What may be used when `bytes` more are. What waits to be coded fills the budget for a while: a quarter of it is left to spaces whose blocks
+ * are done with when they have landed. */
+static uint64_t staging_of(const kvf_space_t *space, uint64_t bytes) {
+    uint64_t all = space->store->options.staging_bytes, most = all - all / 4;
+    return space->fused && bytes <= most ? most : all;
+}
+
 bool kvf__space_take_staging(kvf_space_t *space, uint64_t bytes) {
     kvf_store_t *store = space->store;
     uint64_t used = atomic_load_explicit(&store->staging, memory_order_relaxed);
+    uint64_t most = staging_of(space, bytes);
     do
-        if (used + bytes > store->options.staging_bytes) return false;
+        if (used + bytes > most) return false;
     while (!atomic_compare_exchange_weak_explicit(&store->staging, &used, used + bytes, memory_order_relaxed,
                                                   memory_order_relaxed));
     return true;
