@@ -77,13 +77,6 @@ static kvf_policy_t take_policy(const Kvf__Policy *wire) {
                           .tau = wire->tau};
 }
 
-static kvf_status_t check_policy(const kvf_policy_t *policy, char *why) {
-    kvf_status_t status = kvf_policy_check(policy, why, KVF_TEXT_BYTES_MAX);
-    if (status != KVF_OK || policy->kind != KVF_POLICY_FUSE) return status;
-    snprintf(why, KVF_TEXT_BYTES_MAX, "policy fuse is not supported by this daemon yet");
-    return KVF_ERR_POLICY;
-}
-
 static kvf_status_t open_space(kvf_session_t *session, const Kvf__OpenSpace *ask, kvf_space_t **space, char *why) {
     kvf_layout_t layout;
     kvf_policy_t policy = take_policy(ask->policy);
@@ -97,7 +90,7 @@ static kvf_status_t open_space(kvf_session_t *session, const Kvf__OpenSpace *ask
         return KVF_ERR_INVALID;
     }
     kvf_status_t status = kvf_layout_check(&layout, why, KVF_TEXT_BYTES_MAX);
-    if (status == KVF_OK) status = check_policy(&policy, why);
+    if (status == KVF_OK) status = kvf_policy_check(&policy, why, KVF_TEXT_BYTES_MAX);
     if (status != KVF_OK) return status;
     kvf_store_t *store = session->service->shared->store;
     return ask->must_exist ? kvf_store_open_existing(store, ask->name, &layout, &policy, space, why, KVF_TEXT_BYTES_MAX)

@@ -137,7 +137,7 @@ says 0 '18 blocks stored' "$kvfuse" put --address "$address" --space ratio --pol
 says 0 'verify 20 blocks against' "$kvfuse" get --address "$address" --space ratio --policy 'ratio 8' "$sample" --out "$work/b" --verify
 says 0 '18 blocks stored' "$kvfuse" put --address "$address" --space other-exact "$work/near.safetensors"
 says 1 'request 0, block 0 differs' "$kvfuse" get --address "$address" --space other-exact "$sample" --out "$work/b" --verify
-says 1 'policy fuse is not supported by this daemon yet' \
+says 1 "holds no blocks in the form of 'fuse T' yet: 'error E' bounds each row" \
     "$kvfuse" put --address "$address" --space fuse --policy 'fuse 0.9' "$sample"
 for command in put get bench replay; do
     says 2 "policy 'error' needs E or" "$kvfuse" $command --policy 'error 2' "$sample"
