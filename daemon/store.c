@@ -183,7 +183,8 @@ kvf_status_t kvf_store_drop_space(kvf_store_t *store, const char *name) {
     }
     pthread_mutex_unlock(&store->mutex);
     if (!space) return KVF_ERR_NOT_FOUND;
-    kvf_space_unref(space); /* the list's */
+    if (space->fused) kvf_encoders_kick(store->encoders, space); /* they let go of what waits to be coded */
+    kvf_space_unref(space);                                      /* the list's */
     return KVF_OK;
 }
 

@@ -207,13 +207,14 @@ Test(fused, slots_that_nothing_lands_in_are_given_before_coded_blocks_have_to_le
     rig_stop(&rig);
 }
 
-Test(fused, a_space_that_is_dropped_in_the_midst_gives_its_memory_back) {
+/* Puts `blocks`, drops the space at once, and waits for its memory for at most `ms`. */
+static void drop_in_the_midst(uint32_t blocks, int ms) {
     rig_start(&rig, 2 << 20, 512 << 10, BOUND);
-    put_run(0, 0, LESSON + 5);
+    put_run(0, 0, blocks);
     cr_assert_eq(kvf_store_drop_space(rig.store, "space"), KVF_OK);
     kvf_space_unref(rig.space);
     kvf_store_stats_t all = {.staging_bytes = 1};
-    for (int i = 0; i < 5000 && (all.staging_bytes || all.host.taken_bytes); i++) {
+    for (int i = 0; i < ms && (all.staging_bytes || all.host.taken_bytes); i++) {
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         kvf_store_get_stats(rig.store, &all);
     }
@@ -223,6 +224,10 @@ Test(fused, a_space_that_is_dropped_in_the_midst_gives_its_memory_back) {
     put_run(0, 0, 5);
     rig_stop(&rig);
 }
+
+Test(fused, a_space_that_is_dropped_in_the_midst_gives_its_memory_back) { drop_in_the_midst(LESSON + 5, 5000); }
+/* while it waits for more to learn from, which takes two seconds of silence */
+Test(fused, a_space_that_is_dropped_while_it_waits_gives_its_memory_back) { drop_in_the_midst(5, 1000); }
 
 Test(fused, a_damaged_unit_is_seen) {
     rig_start(&rig, 8 << 20, 4 << 20, BOUND);
