@@ -36,8 +36,8 @@ struct kvf_conn {
     kvf_conn_t *next_closing;
     kvf_conn_t *prev, *next; /* in worker->refused */
     uint64_t refused_ns;     /* 0: not there */
-    bool is_closing; /* close was asked for */
-    bool ep_is_gone; /* UCX has closed the endpoint */
+    bool is_closing;         /* close was asked for */
+    bool ep_is_gone;         /* UCX has closed the endpoint */
     kvf_status_t why;
     size_t num_sending;
     size_t num_receiving;     /* rendezvous under way */

@@ -6,7 +6,8 @@
 #include <ucs/config/global_opts.h>
 
 static const kvf_command_t commands[] = {
-    {"fuse", "Hold the KV of a safetensors file in fused form: ratio, error, speed (needs no daemon)", kvf_command_fuse},
+    {"fuse", "Hold the KV of a safetensors file in fused form: ratio, error, speed (needs no daemon)",
+     kvf_command_fuse},
     {"ping", "Measure the round trip to a daemon", kvf_command_ping},
     {"put", "Put the KV of a safetensors file", kvf_command_put},
     {"get", "Get the KV of a safetensors file back into another", kvf_command_get},

@@ -171,11 +171,12 @@ static double real(const json_t *stats, const char *name) { return json_number_v
 static void print_fusion(const json_t *fusion) {
     char put[KVF_CLI_NUMBER_BYTES], held[KVF_CLI_NUMBER_BYTES];
     if (!number(fusion, "spaces")) return;
-    printf("  fused  ratio %.2f: %s put, %s held for it; %lld blocks coded, %lld wait%s; worst row at %.4f of its bound\n",
-           real(fusion, "ratio"), kvf_cli_format_bytes(real(fusion, "bytes_put"), put),
-           kvf_cli_format_bytes(real(fusion, "bytes_held"), held), number(fusion, "blocks_coded"),
-           number(fusion, "blocks_waiting"), number(fusion, "spaces_learning") ? " (learning)" : "",
-           real(fusion, "worst_row_of_bound"));
+    printf(
+        "  fused  ratio %.2f: %s put, %s held for it; %lld blocks coded, %lld wait%s; worst row at %.4f of its bound\n",
+        real(fusion, "ratio"), kvf_cli_format_bytes(real(fusion, "bytes_put"), put),
+        kvf_cli_format_bytes(real(fusion, "bytes_held"), held), number(fusion, "blocks_coded"),
+        number(fusion, "blocks_waiting"), number(fusion, "spaces_learning") ? " (learning)" : "",
+        real(fusion, "worst_row_of_bound"));
 }
 
 /* A few lines for people, out of `stats json`. */

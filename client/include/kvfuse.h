@@ -104,9 +104,11 @@ typedef struct kvf_layout {
 typedef enum kvf_policy_kind {
     KVF_POLICY_EXACT = 0, /* the same bits come back */
     KVF_POLICY_ERROR = 1, /* every row within error_k or error_v */
-    KVF_POLICY_RATIO = 2, /* every row within a bound that the daemon chooses for its layer, so that blocks take about 1 / ratio
-                             of their bytes; a block keeps the bound that it was coded under */
-    KVF_POLICY_FUSE = 3,  /* a row may become another one's direction times its own length, if their cosine is tau or more */
+    /* Every row within a bound that the daemon chooses for its layer, so that blocks take about 1 / ratio of their bytes. A block
+     * keeps the bound that it was coded under. */
+    KVF_POLICY_RATIO = 2,
+    /* A row may become another one's direction times its own length, if their cosine is tau or more. No daemon holds it yet. */
+    KVF_POLICY_FUSE = 3,
 } kvf_policy_kind_t;
 
 typedef struct kvf_policy { /* fields of other kinds are 0; all 0 is exact */
@@ -150,8 +152,8 @@ typedef struct kvf_client_options {
     uint32_t request_timeout_ms; /* of requests that give none. Default 10000 */
     uint32_t ping_ms;            /* the daemon is asked for a sign of life after this silence. Default 2000 */
     kvf_put_mode_t put_mode;
-    size_t unit_cache_bytes;     /* units of fused spaces that are kept for the next get. Default 64 MiB */
-    size_t bounce_bytes;         /* shared memory through which puts from unregistered memory go. Default 32 MiB */
+    size_t unit_cache_bytes; /* units of fused spaces that are kept for the next get. Default 64 MiB */
+    size_t bounce_bytes;     /* shared memory through which puts from unregistered memory go. Default 32 MiB */
     const char
         *ucx_tls; /* UCX's transports, as in UCX_TLS, which wins; copied. Default "tcp"; for RDMA as the daemon's */
 } kvf_client_options_t;
@@ -239,7 +241,7 @@ typedef struct kvf_block {
         *pieces; /* in the order of the block's bytes; their sum is that of the block, or of the layers asked for */
     size_t num_pieces;
     /* What helps fusion, of a put; all may be 0 or NULL: unknown. */
-    uint64_t position;         /* of the block's first token in its prompt, in tokens: K of the same text at another place is fused */
+    uint64_t position;         /* of the block's first token, in tokens: K of the same text at another place is fused */
     const uint32_t *token_ids; /* [block_tokens]; copied */
     kvf_key_t previous;        /* key of the block before it in its prompt; copied */
 } kvf_block_t;
@@ -249,7 +251,7 @@ typedef struct kvf_request_options {
     uint32_t first_layer; /* get: only the layers first_layer … first_layer + num_layers - 1 */
     uint32_t num_layers;  /* 0: all from first_layer on */
     void *user;           /* comes back in the completion */
-    float *bounds;        /* get: [count, K and V] where to tell the ε of each block that came, 0: exact; borrowed; NULL: nowhere */
+    float *bounds;        /* get: [count, K and V] ε of each block that came, 0: exact; borrowed; NULL: not told */
 } kvf_request_options_t;
 
 /* All calls below: `count` is 1 to 2^20. Keys, pieces, blocks and options are copied, and may go when the call returns. The
