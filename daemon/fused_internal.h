@@ -120,6 +120,10 @@ kvf__task_t *kvf__fused_take_task(kvf_space_t *space, const kvf_record_t *record
 kvf__task_t *kvf__fused_make_task(const kvf_space_t *space);
 /* One with hints, which are copied. NULL: out of memory. */
 kvf__task_t *kvf__fused_hinted_task(const kvf_space_t *space, const kvf_put_hints_t *hints);
+/* Token ids of hints that have them, [tokens], as the machine reads them. */
+void kvf__fused_read_token_ids(const kvf_put_hints_t *hints, uint32_t tokens, uint32_t *ids);
+/* The pool's block of a key, 0: it is not there, or not coded. */
+kvf_pool_block_t kvf__fused_block_of(const kvf_space_t *space, const uint8_t *key, size_t key_bytes);
 /* Queues committed records' tasks; consumes them. */
 void kvf__fused_enqueue(kvf_space_t *space, kvf__task_t *const *tasks, size_t count);
 /* Ends a task: lets go of its record, gives its staging back, frees it. */

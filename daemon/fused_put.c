@@ -1,7 +1,6 @@
 /* fused_put.c - blocks that clients have coded: what they may refer to, and what becomes of what they send. */
 #include "daemon/fused_internal.h"
 
-#include <endian.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,32 +8,13 @@ enum { PLANNED_AT_ONCE = 16 /* blocks for which the lock is held: encoders and r
 
 /* ---- plan ---- */
 
-static kvf_pool_block_t block_of(const kvf_space_t *space, const uint8_t *key, size_t key_bytes) {
-    kvf_record_t *record = key_bytes ? kvf_index_acquire(space->index, key, key_bytes) : NULL;
-    if (!record) return 0;
-    const kvf_coded_t *coded = kvf_space_coded(space, record);
-    kvf_pool_block_t block = coded ? coded->block : 0;
-    kvf_record_unref(record);
-    return block;
-}
-
-static void read_token_ids(const kvf_put_hints_t *hints, uint32_t tokens, uint32_t *ids) {
-    memcpy(ids, hints->token_ids, tokens * sizeof(*ids));
-    for (uint32_t i = 0; i < tokens; i++) ids[i] = le32toh(ids[i]);
-}
-
 /* [lock] */
 static kvf_status_t plan_block(kvf_space_t *space, kvf_plan_block_t *block) {
     uint32_t tokens = space->layout->block_tokens, ids[KVF_BLOCK_TOKENS_MAX];
-    kvf_record_t *record = kvf_space_acquire(space, &block->key);
-    block->status = record ? KVF_EXISTS : KVF_OK;
-    if (record) {
-        kvf_space_touch(space, record);
-        kvf_record_unref(record);
-        return KVF_OK;
-    }
-    read_token_ids(&block->hints, tokens, ids);
-    kvf_pool_block_t previous = block_of(space, block->hints.previous, block->hints.previous_bytes);
+    block->status = kvf_space_touch_key(space, &block->key) ? KVF_EXISTS : KVF_OK;
+    if (block->status == KVF_EXISTS) return KVF_OK;
+    kvf__fused_read_token_ids(&block->hints, tokens, ids);
+    kvf_pool_block_t previous = kvf__fused_block_of(space, block->hints.previous, block->hints.previous_bytes);
     return kvf_pool_find(space->fused->pool, ids, tokens, previous, block->spans, &block->num_spans);
 }
 
@@ -125,7 +105,7 @@ static kvf_status_t adopt(kvf_space_t *space, const kvf__task_t *task, kvf_coded
     kvf_pool_put_t put = {.tokens = space->layout->block_tokens,
                           .position = task->position,
                           .token_ids = task->token_ids,
-                          .previous = block_of(space, task->previous, task->previous_bytes)};
+                          .previous = kvf__fused_block_of(space, task->previous, task->previous_bytes)};
     kvf_pool_coded_put_t bytes = {.record = coded->bytes,
                                   .record_bytes = coded->record_bytes,
                                   .unit = coded->unit_bytes ? coded->bytes + coded->record_bytes : NULL,

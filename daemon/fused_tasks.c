@@ -22,6 +22,11 @@ static uint64_t *task_word(kvf_space_t *space, const kvf_record_t *record) {
     return &kvf__slot_head(space, record->segment, record->slot)->reserved[1];
 }
 
+void kvf__fused_read_token_ids(const kvf_put_hints_t *hints, uint32_t tokens, uint32_t *ids) {
+    memcpy(ids, hints->token_ids, tokens * sizeof(*ids));
+    for (uint32_t i = 0; i < tokens; i++) ids[i] = le32toh(ids[i]);
+}
+
 kvf__task_t *kvf__fused_hinted_task(const kvf_space_t *space, const kvf_put_hints_t *hints) {
     kvf__task_t *task = kvf__fused_make_task(space);
     if (!task) return NULL;
@@ -31,10 +36,7 @@ kvf__task_t *kvf__fused_hinted_task(const kvf_space_t *space, const kvf_put_hint
         memcpy(task->previous, hints->previous, hints->previous_bytes);
     }
     task->has_token_ids = hints->token_ids != NULL;
-    if (hints->token_ids) {
-        memcpy(task->token_ids, hints->token_ids, space->layout->block_tokens * sizeof(uint32_t));
-        for (uint32_t i = 0; i < space->layout->block_tokens; i++) task->token_ids[i] = le32toh(task->token_ids[i]);
-    }
+    if (hints->token_ids) kvf__fused_read_token_ids(hints, space->layout->block_tokens, task->token_ids);
     return task;
 }
 
@@ -111,10 +113,8 @@ void kvf__fused_planes(const kvf_space_t *space, const kvf_record_t *record, con
             planes[layer * layout->planes + plane] = kvf_space_layer(space, record, layer) + plane * plane_bytes;
 }
 
-/* The pool's block of the task's previous key, 0: it is not there, or not coded. */
-static kvf_pool_block_t previous_of(const kvf_space_t *space, const kvf__task_t *task) {
-    if (!task->previous_bytes) return 0;
-    kvf_record_t *record = kvf_index_acquire(space->index, task->previous, task->previous_bytes);
+kvf_pool_block_t kvf__fused_block_of(const kvf_space_t *space, const uint8_t *key, size_t key_bytes) {
+    kvf_record_t *record = key_bytes ? kvf_index_acquire(space->index, key, key_bytes) : NULL;
     if (!record) return 0;
     const kvf_coded_t *coded = kvf_space_coded(space, record);
     kvf_pool_block_t block = coded ? coded->block : 0;
@@ -128,7 +128,7 @@ void kvf__fused_fill_put(const kvf_space_t *space, const kvf__task_t *task, cons
                             .tokens = space->layout->block_tokens,
                             .position = task->position,
                             .token_ids = task->has_token_ids ? task->token_ids : NULL,
-                            .previous = previous_of(space, task)};
+                            .previous = kvf__fused_block_of(space, task->previous, task->previous_bytes)};
 }
 
 /* ---- work ---- */

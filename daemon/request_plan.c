@@ -207,12 +207,7 @@ static void on_done(void *arg, kvf_status_t status) {
 static kvf_status_t submit(kvf_space_t *space, const kvf_key_t *key, const Kvf__Put *ask, size_t i,
                            const uint8_t *record, slot_t *slot) {
     const uint8_t *unit = record + ask->record_bytes[i];
-    kvf_record_t *there = kvf_space_acquire(space, key);
-    if (there) {
-        kvf_space_touch(space, there);
-        kvf_space_release(space, there);
-        return KVF_EXISTS;
-    }
+    if (kvf_space_touch_key(space, key)) return KVF_EXISTS;
     if (kvf_kernels()->hash64(record, ask->record_bytes[i]) != ask->hashes[2 * i] ||
         (ask->unit_bytes[i] && kvf_kernels()->hash64(unit, ask->unit_bytes[i]) != ask->hashes[2 * i + 1]))
         return KVF_ERR_CORRUPT;

@@ -122,6 +122,14 @@ void kvf_space_touch(kvf_space_t *space, const kvf_record_t *record) {
     kvf_evict_touch(space->evict, kvf_record_id(record));
 }
 
+bool kvf_space_touch_key(kvf_space_t *space, const kvf_key_t *key) {
+    kvf_record_t *record = kvf_space_acquire(space, key);
+    if (!record) return false;
+    kvf_space_touch(space, record);
+    kvf_space_release(space, record);
+    return true;
+}
+
 size_t kvf_space_match(const kvf_space_t *space, const kvf_key_t *keys, size_t count) {
     return kvf_index_match(space->index, keys, count);
 }

@@ -116,14 +116,6 @@ static kvf_status_t reserve_locked(kvf_space_t *space, const kvf_key_t *key, kvf
 }
 
 /* A put of a key that is there counts as a use of it. */
-static bool touch_existing(kvf_space_t *space, const kvf_key_t *key) {
-    kvf_record_t *record = kvf_space_acquire(space, key);
-    if (!record) return false;
-    kvf_space_touch(space, record);
-    kvf_space_release(space, record);
-    return true;
-}
-
 /* Segments with slots for blocks as they came. */
 static uint32_t num_raw_segments(const kvf_space_t *space) {
     return space->fused ? kvf__fused_raw_segments(space)
@@ -157,7 +149,7 @@ static void ask_for_raw_room(kvf_space_t *space) {
 kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_record_t **record) {
     *record = NULL;
     if (kvf_space_is_dropped(space)) return KVF_ERR_NOT_FOUND;
-    if (touch_existing(space, key)) return KVF_EXISTS;
+    if (kvf_space_touch_key(space, key)) return KVF_EXISTS;
     if (!kvf__space_take_staging(space, space->slot_bytes)) return KVF_ERR_BUSY;
     bool is_coming =
         is_full(space) && !kvf__store_may_take(space->store, space) && kvf__store_share(space->store, space);
@@ -167,7 +159,7 @@ kvf_status_t kvf_space_reserve(kvf_space_t *space, const kvf_key_t *key, kvf_rec
     if (status == KVF_OK) return KVF_OK;
     kvf__space_give_staging(space, space->slot_bytes);
     if (status == KVF_IN_PROGRESS) return KVF_EXISTS; /* another put of the same bytes is landing */
-    if (status == KVF_EXISTS) touch_existing(space, key);
+    if (status == KVF_EXISTS) kvf_space_touch_key(space, key);
     if (status == KVF_ERR_NO_SPACE && space->fused) {
         ask_for_raw_room(space);
         return KVF_ERR_BUSY;

@@ -101,6 +101,8 @@ kvf_record_t *kvf_space_acquire(kvf_space_t *space, const kvf_key_t *key);
 void kvf_space_release(kvf_space_t *space, kvf_record_t *record);
 /* Tells the eviction policy that a held record was read; of a chain best from its last block to its first. */
 void kvf_space_touch(kvf_space_t *space, const kvf_record_t *record);
+/* The same of a readable block by its key. False: there is none. */
+bool kvf_space_touch_key(kvf_space_t *space, const kvf_key_t *key);
 /* Length of the longest readable prefix of `keys`. Changes nothing. */
 size_t kvf_space_match(const kvf_space_t *space, const kvf_key_t *keys, size_t count);
 
