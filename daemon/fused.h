@@ -77,8 +77,6 @@ kvf_status_t kvf_space_put_coded(kvf_space_t *space, const kvf_key_t *key, const
 
 /* Whether a record or unit still has its checksum. */
 bool kvf_piece_is_sound(const kvf_pool_piece_t *piece);
-/* Whether record and units still have theirs. */
-bool kvf_coded_is_sound(const kvf_coded_t *coded);
 
 /* ---- for readers that hold no record: [takes the fused lock] ---- */
 

@@ -35,12 +35,6 @@ bool kvf_piece_is_sound(const kvf_pool_piece_t *piece) {
     return kvf_kernels()->hash64(piece->bytes, piece->num_bytes) == piece->hash;
 }
 
-bool kvf_coded_is_sound(const kvf_coded_t *coded) {
-    bool is_sound = kvf_piece_is_sound(&coded->record);
-    for (uint32_t i = 0; i < coded->num_units && is_sound; i++) is_sound = kvf_piece_is_sound(&coded->units[i]);
-    return is_sound;
-}
-
 /* A number for one more block. False: no memory, or max-keys are coded. */
 static bool take_number(kvf_fused_t *fused, uint32_t *number) {
     if (fused->num_free) {

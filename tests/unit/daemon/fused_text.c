@@ -87,10 +87,16 @@ static bool find_unit(void *arg, uint64_t id, kvf_unit_bytes_t *out) {
     return false;
 }
 
+bool text_is_sound(const kvf_coded_t *coded) {
+    bool is_sound = kvf_piece_is_sound(&coded->record);
+    for (uint32_t i = 0; i < coded->num_units && is_sound; i++) is_sound = kvf_piece_is_sound(&coded->units[i]);
+    return is_sound;
+}
+
 static kvf_status_t decode(text_reader_t *reader, const kvf_coded_t *coded, block_data_t *got) {
     const kvf_pool_piece_t *record = &coded->record;
     void *arg = (void *)(uintptr_t)coded;
-    if (!kvf_coded_is_sound(coded)) return KVF_ERR_CORRUPT;
+    if (!text_is_sound(coded)) return KVF_ERR_CORRUPT;
     return reader->exact_decoder ? kvf_exact_decode(reader->exact_decoder, record->bytes, record->num_bytes, find_unit,
                                                     arg, 0, RIG_LAYERS, got->writable)
                                  : kvf_block_decode(reader->decoder, record->bytes, record->num_bytes, find_unit, arg,

@@ -31,6 +31,9 @@ typedef struct text_reader {
 } text_reader_t;
 void text_reader_end(text_reader_t *reader);
 
+/* Whether record and units still have their checksums. */
+bool text_is_sound(const kvf_coded_t *coded);
+
 /* Decodes a held record, in either form, into `*error`: that of the worst row over its bound, where every bit counts 0 or infinity. Else what
  * kept it from being decoded. */
 kvf_status_t text_read(text_reader_t *reader, kvf_space_t *space, const kvf_record_t *record,
