@@ -1,9 +1,9 @@
 #include "fusion/basis_image.h"
 
+#include "fusion/why.h"
+
 #include <assert.h>
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 enum { FORMAT = 1 };
@@ -22,15 +22,6 @@ typedef struct header {
 } header_t;
 static_assert(sizeof(header_t) == KVF__BASIS_HEADER_BYTES, "a format");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "fields are written as they lie");
-
-__attribute__((format(printf, 4, 5))) static kvf_status_t fail(kvf_status_t status, char *why, size_t why_bytes,
-                                                               const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    if (why_bytes) vsnprintf(why, why_bytes, format, args);
-    va_end(args);
-    return status;
-}
 
 /* Of all that says what a row of the layout is; how many tokens a block has is not part of it. */
 static uint64_t fingerprint_of(const kvf_layout_t *l) {
@@ -92,25 +83,26 @@ void kvf__basis_image_seal(const kvf__basis_image_t *image, const kvf_layout_t *
 static kvf_status_t check_layout(const header_t *header, const kvf_layout_t *layout, char *why, size_t why_bytes) {
     if (header->layers != layout->layers || header->planes != layout->planes || header->kv_heads != layout->kv_heads ||
         header->head_dim != layout->head_dim)
-        return fail(KVF_ERR_LAYOUT, why, why_bytes,
-                    "the basis is of %u layers, %u planes, %u kv_heads, head_dim %u, the layout has %u, %u, %u, %u",
-                    header->layers, header->planes, header->kv_heads, header->head_dim, layout->layers, layout->planes,
-                    layout->kv_heads, layout->head_dim);
+        return kvf__fail_why(
+            KVF_ERR_LAYOUT, why, why_bytes,
+            "the basis is of %u layers, %u planes, %u kv_heads, head_dim %u, the layout has %u, %u, %u, %u",
+            header->layers, header->planes, header->kv_heads, header->head_dim, layout->layers, layout->planes,
+            layout->kv_heads, layout->head_dim);
     if (header->fingerprint != fingerprint_of(layout))
-        return fail(KVF_ERR_LAYOUT, why, why_bytes,
-                    "the basis is of a layout of this shape with another dtype, rope or model");
+        return kvf__fail_why(KVF_ERR_LAYOUT, why, why_bytes,
+                             "the basis is of a layout of this shape with another dtype, rope or model");
     return KVF_OK;
 }
 
 static kvf_status_t check_whole(const header_t *header, const uint8_t *bytes, size_t count, char *why,
                                 size_t why_bytes) {
     if (header->bytes != count)
-        return fail(KVF_ERR_CORRUPT, why, why_bytes, "the basis has %zu bytes, its header says %" PRIu64, count,
-                    header->bytes);
+        return kvf__fail_why(KVF_ERR_CORRUPT, why, why_bytes, "the basis has %zu bytes, its header says %" PRIu64,
+                             count, header->bytes);
     uint64_t hash;
     memcpy(&hash, bytes + count - sizeof(hash), sizeof(hash));
     if (hash != kvf_kernels()->hash64(bytes, count - sizeof(hash)))
-        return fail(KVF_ERR_CORRUPT, why, why_bytes, "the basis does not match its checksum");
+        return kvf__fail_why(KVF_ERR_CORRUPT, why, why_bytes, "the basis does not match its checksum");
     return KVF_OK;
 }
 
@@ -118,25 +110,26 @@ kvf_status_t kvf__basis_image_open(kvf__basis_image_t *image, const kvf_layout_t
                                    size_t count, char *why, size_t why_bytes) {
     header_t header;
     if (count < KVF__BASIS_HEADER_BYTES + KVF__BASIS_HASH_BYTES || memcmp(bytes, magic, sizeof(magic)) != 0)
-        return fail(KVF_ERR_CORRUPT, why, why_bytes, "not a basis");
+        return kvf__fail_why(KVF_ERR_CORRUPT, why, why_bytes, "not a basis");
     memcpy(&header, bytes, sizeof(header));
     if (header.format != FORMAT)
-        return fail(KVF_ERR_UNSUPPORTED, why, why_bytes, "the basis has format %u, known is %d", header.format, FORMAT);
+        return kvf__fail_why(KVF_ERR_UNSUPPORTED, why, why_bytes, "the basis has format %u, known is %d", header.format,
+                             FORMAT);
     kvf_status_t status = check_whole(&header, bytes, count, why, why_bytes);
     if (!status) status = check_layout(&header, layout, why, why_bytes);
     if (status) return status;
     bool is_known = header.kind >= KVF_BASIS_HADAMARD && header.kind <= KVF_BASIS_CROSS;
     bool is_flat_allowed = header.kind == KVF_BASIS_HADAMARD;
     if (!is_known || header.has_scales > 1 || (!header.has_scales && !is_flat_allowed))
-        return fail(KVF_ERR_CORRUPT, why, why_bytes, "the basis has kind %u and scales %u, which is none", header.kind,
-                    header.has_scales);
+        return kvf__fail_why(KVF_ERR_CORRUPT, why, why_bytes, "the basis has kind %u and scales %u, which is none",
+                             header.kind, header.has_scales);
     *image = (kvf__basis_image_t){.kind = (kvf_basis_kind_t)header.kind,
                                   .has_scales = header.has_scales,
                                   .version = header.version,
                                   .rows = header.rows};
     kvf__basis_image_measure(image, layout);
     if (image->bytes != count)
-        return fail(KVF_ERR_CORRUPT, why, why_bytes, "the basis has %zu bytes, its shape needs %zu", count,
-                    image->bytes);
+        return kvf__fail_why(KVF_ERR_CORRUPT, why, why_bytes, "the basis has %zu bytes, its shape needs %zu", count,
+                             image->bytes);
     return KVF_OK;
 }

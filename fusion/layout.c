@@ -1,9 +1,9 @@
 #include "fusion/layout.h"
 
+#include "fusion/why.h"
+
 #include <math.h>
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,41 +34,33 @@ const char *kvf_rope_style_name(kvf_rope_style_t style) {
     return "?";
 }
 
-__attribute__((format(printf, 4, 5))) static kvf_status_t fail(kvf_status_t status, char *why, size_t why_bytes,
-                                                               const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    if (why_bytes) vsnprintf(why, why_bytes, format, args);
-    va_end(args);
-    return status;
-}
-
 /* ---- check ---- */
 
 static kvf_status_t check_range(const char *field, uint32_t value, uint32_t max, char *why, size_t why_bytes) {
     if (value >= 1 && value <= max) return KVF_OK;
-    return fail(KVF_ERR_INVALID, why, why_bytes, "%s is %u, must be 1 to %u", field, value, max);
+    return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "%s is %u, must be 1 to %u", field, value, max);
 }
 
 static kvf_status_t check_rope(const kvf_layout_t *l, char *why, size_t why_bytes) {
     if (l->rope_style == KVF_ROPE_NONE) {
         if (l->rope_dim == 0 && l->rope_tables == 0) return KVF_OK;
-        return fail(KVF_ERR_INVALID, why, why_bytes, "rope_dim and rope_tables must be 0 when rope_style is none");
+        return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes,
+                             "rope_dim and rope_tables must be 0 when rope_style is none");
     }
     if (l->rope_style != KVF_ROPE_NEOX && l->rope_style != KVF_ROPE_GPTJ)
-        return fail(KVF_ERR_INVALID, why, why_bytes, "rope_style is %d, not one of none, neox, gptj",
-                    (int)l->rope_style);
-    if (l->planes != 2) return fail(KVF_ERR_INVALID, why, why_bytes, "rope_style needs planes 2 (K and V)");
+        return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "rope_style is %d, not one of none, neox, gptj",
+                             (int)l->rope_style);
+    if (l->planes != 2) return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "rope_style needs planes 2 (K and V)");
     if (l->rope_dim < 2 || l->rope_dim > l->head_dim || l->rope_dim % 2)
-        return fail(KVF_ERR_INVALID, why, why_bytes, "rope_dim is %u, must be even and 2 to head_dim (%u)", l->rope_dim,
-                    l->head_dim);
+        return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "rope_dim is %u, must be even and 2 to head_dim (%u)",
+                             l->rope_dim, l->head_dim);
     if (l->rope_tables != 1 && l->rope_tables != l->layers)
-        return fail(KVF_ERR_INVALID, why, why_bytes, "rope_tables is %u, must be 1 or layers (%u)", l->rope_tables,
-                    l->layers);
-    if (!l->rope_frequencies) return fail(KVF_ERR_INVALID, why, why_bytes, "rope_frequencies is missing");
+        return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "rope_tables is %u, must be 1 or layers (%u)",
+                             l->rope_tables, l->layers);
+    if (!l->rope_frequencies) return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "rope_frequencies is missing");
     for (size_t i = 0; i < kvf_layout_num_frequencies(l); i++)
         if (!isfinite(l->rope_frequencies[i]))
-            return fail(KVF_ERR_INVALID, why, why_bytes, "rope_frequencies[%zu] is not a finite number", i);
+            return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "rope_frequencies[%zu] is not a finite number", i);
     return KVF_OK;
 }
 
@@ -81,10 +73,11 @@ kvf_status_t kvf_layout_check(const kvf_layout_t *l, char *why, size_t why_bytes
         (status = check_range("block_tokens", l->block_tokens, KVF_BLOCK_TOKENS_MAX, why, why_bytes)))
         return status;
     if (!kvf_dtype_bytes(l->dtype))
-        return fail(KVF_ERR_INVALID, why, why_bytes, "dtype is %d, not one of bf16, fp16, fp32", (int)l->dtype);
-    if (!l->model) return fail(KVF_ERR_INVALID, why, why_bytes, "model is missing");
+        return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "dtype is %d, not one of bf16, fp16, fp32",
+                             (int)l->dtype);
+    if (!l->model) return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "model is missing");
     if (strlen(l->model) > KVF_MODEL_BYTES_MAX)
-        return fail(KVF_ERR_INVALID, why, why_bytes, "model is longer than %d bytes", KVF_MODEL_BYTES_MAX);
+        return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "model is longer than %d bytes", KVF_MODEL_BYTES_MAX);
     return check_rope(l, why, why_bytes);
 }
 
@@ -103,27 +96,28 @@ kvf_status_t kvf_layout_compare(const kvf_layout_t *made, const kvf_layout_t *as
     };
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
         if (numbers[i].made != numbers[i].asked)
-            return fail(KVF_ERR_LAYOUT, why, why_bytes, "%s: the space has %u, asked for %u", numbers[i].field,
-                        numbers[i].made, numbers[i].asked);
+            return kvf__fail_why(KVF_ERR_LAYOUT, why, why_bytes, "%s: the space has %u, asked for %u", numbers[i].field,
+                                 numbers[i].made, numbers[i].asked);
     if (made->dtype != asked->dtype)
-        return fail(KVF_ERR_LAYOUT, why, why_bytes, "dtype: the space has %s, asked for %s",
-                    kvf_dtype_name(made->dtype), kvf_dtype_name(asked->dtype));
+        return kvf__fail_why(KVF_ERR_LAYOUT, why, why_bytes, "dtype: the space has %s, asked for %s",
+                             kvf_dtype_name(made->dtype), kvf_dtype_name(asked->dtype));
     if (made->rope_style != asked->rope_style)
-        return fail(KVF_ERR_LAYOUT, why, why_bytes, "rope_style: the space has %s, asked for %s",
-                    kvf_rope_style_name(made->rope_style), kvf_rope_style_name(asked->rope_style));
+        return kvf__fail_why(KVF_ERR_LAYOUT, why, why_bytes, "rope_style: the space has %s, asked for %s",
+                             kvf_rope_style_name(made->rope_style), kvf_rope_style_name(asked->rope_style));
     if (made->rope_dim != asked->rope_dim)
-        return fail(KVF_ERR_LAYOUT, why, why_bytes, "rope_dim: the space has %u, asked for %u", made->rope_dim,
-                    asked->rope_dim);
+        return kvf__fail_why(KVF_ERR_LAYOUT, why, why_bytes, "rope_dim: the space has %u, asked for %u", made->rope_dim,
+                             asked->rope_dim);
     if (made->rope_tables != asked->rope_tables)
-        return fail(KVF_ERR_LAYOUT, why, why_bytes, "rope_tables: the space has %u, asked for %u", made->rope_tables,
-                    asked->rope_tables);
+        return kvf__fail_why(KVF_ERR_LAYOUT, why, why_bytes, "rope_tables: the space has %u, asked for %u",
+                             made->rope_tables, asked->rope_tables);
     for (size_t i = 0; i < kvf_layout_num_frequencies(made); i++)
         if (memcmp(&made->rope_frequencies[i], &asked->rope_frequencies[i], sizeof(float)) != 0)
-            return fail(KVF_ERR_LAYOUT, why, why_bytes, "rope_frequencies[%zu]: the space has %.9g, asked for %.9g", i,
-                        (double)made->rope_frequencies[i], (double)asked->rope_frequencies[i]);
+            return kvf__fail_why(KVF_ERR_LAYOUT, why, why_bytes,
+                                 "rope_frequencies[%zu]: the space has %.9g, asked for %.9g", i,
+                                 (double)made->rope_frequencies[i], (double)asked->rope_frequencies[i]);
     if (strcmp(made->model, asked->model) != 0)
-        return fail(KVF_ERR_LAYOUT, why, why_bytes, "model: the space has '%.90s', asked for '%.90s'", made->model,
-                    asked->model);
+        return kvf__fail_why(KVF_ERR_LAYOUT, why, why_bytes, "model: the space has '%.90s', asked for '%.90s'",
+                             made->model, asked->model);
     return KVF_OK;
 }
 

@@ -1,7 +1,8 @@
 #include "fusion/policy.h"
 
+#include "fusion/why.h"
+
 #include <locale.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,15 +16,6 @@ const char *kvf_policy_kind_name(kvf_policy_kind_t kind) {
     case KVF_POLICY_FUSE: return "fuse";
     }
     return "?";
-}
-
-__attribute__((format(printf, 4, 5))) static kvf_status_t fail(kvf_status_t status, char *why, size_t why_bytes,
-                                                               const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    if (why_bytes) vsnprintf(why, why_bytes, format, args);
-    va_end(args);
-    return status;
 }
 
 /* ---- numbers ---- */
@@ -100,16 +92,17 @@ static float value_of(const kvf_policy_t *policy, const field_t *field) {
 
 kvf_status_t kvf_policy_check(const kvf_policy_t *policy, char *why, size_t why_bytes) {
     if (kvf_policy_kind_name(policy->kind)[0] == '?')
-        return fail(KVF_ERR_POLICY, why, why_bytes, "policy is %d, not one of exact, error, ratio, fuse",
-                    (int)policy->kind);
+        return kvf__fail_why(KVF_ERR_POLICY, why, why_bytes, "policy is %d, not one of exact, error, ratio, fuse",
+                             (int)policy->kind);
     for (size_t i = 0; i < NUM_FIELDS; i++) {
         const field_t *field = &fields[i];
         float value = value_of(policy, field);
         bool is_own = field->kind == policy->kind;
         if (is_own ? field->is_in_range(value) : value == 0) continue;
         char text[NUMBER_BYTES];
-        return fail(KVF_ERR_INVALID, why, why_bytes, "%s is %s, must be %s with policy %s", field->name,
-                    print_number(value, text), is_own ? field->range : "0", kvf_policy_kind_name(policy->kind));
+        return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "%s is %s, must be %s with policy %s", field->name,
+                             print_number(value, text), is_own ? field->range : "0",
+                             kvf_policy_kind_name(policy->kind));
     }
     return KVF_OK;
 }
@@ -118,14 +111,14 @@ kvf_status_t kvf_policy_check(const kvf_policy_t *policy, char *why, size_t why_
 
 kvf_status_t kvf_policy_compare(const kvf_policy_t *made, const kvf_policy_t *asked, char *why, size_t why_bytes) {
     if (made->kind != asked->kind)
-        return fail(KVF_ERR_POLICY, why, why_bytes, "policy: the space has %s, asked for %s",
-                    kvf_policy_kind_name(made->kind), kvf_policy_kind_name(asked->kind));
+        return kvf__fail_why(KVF_ERR_POLICY, why, why_bytes, "policy: the space has %s, asked for %s",
+                             kvf_policy_kind_name(made->kind), kvf_policy_kind_name(asked->kind));
     for (size_t i = 0; i < NUM_FIELDS; i++) {
         float mine = value_of(made, &fields[i]), theirs = value_of(asked, &fields[i]);
         if (mine == theirs) continue;
         char one[NUMBER_BYTES], two[NUMBER_BYTES];
-        return fail(KVF_ERR_POLICY, why, why_bytes, "%s: the space has %s, asked for %s", fields[i].name,
-                    print_number(mine, one), print_number(theirs, two));
+        return kvf__fail_why(KVF_ERR_POLICY, why, why_bytes, "%s: the space has %s, asked for %s", fields[i].name,
+                             print_number(mine, one), print_number(theirs, two));
     }
     return KVF_OK;
 }
@@ -178,11 +171,12 @@ kvf_status_t kvf_policy_read(const char *text, kvf_policy_t *policy, char *why, 
         if (strlen(name) != length || strncmp(name, text, length) != 0) continue;
         kvf_policy_t read = {.kind = forms[i].kind};
         if (!forms[i].read(rest, &read) || kvf_policy_check(&read, NULL, 0) != KVF_OK)
-            return fail(KVF_ERR_INVALID, why, why_bytes, "policy '%s' %s '%.64s'", name, forms[i].wants, rest);
+            return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "policy '%s' %s '%.64s'", name, forms[i].wants, rest);
         *policy = read;
         return KVF_OK;
     }
-    return fail(KVF_ERR_INVALID, why, why_bytes, "there is no policy '%.64s', but exact, error, ratio, fuse", text);
+    return kvf__fail_why(KVF_ERR_INVALID, why, why_bytes, "there is no policy '%.64s', but exact, error, ratio, fuse",
+                         text);
 }
 
 /* ---- print ---- */
