@@ -3,20 +3,12 @@
 #define KVF_LOG_MODULE "fused"
 #include "daemon/fused_internal.h"
 
+#include "fusion/theory/coder_costs.h"
 #include "fusion/theory/rate.h"
 #include "transport/log.h"
 
 #include <math.h>
 #include <stdlib.h>
-
-/* As predicted ratios are made (client/cli/fuse_bounds.c), where these are measured. */
-#define FILL              0.95
-#define SIDE_BITS_ROW     4.5
-#define INDEX_TOKEN_BYTES 32
-#define BLOCK_HEAD_BYTES  100
-#define PLANE_HEAD_BYTES  6
-#define BOUND_MIN         0.002
-#define BOUND_MAX         0.25
 
 enum { WINDOW_BLOCKS = 64 /* between two looks */ };
 static const double IS_MET = 0.03, STEP_MAX = 0.32 /* octaves */, DAMPING = 0.5;
@@ -25,8 +17,8 @@ static size_t num_planes(const kvf_layout_t *layout) { return (size_t)layout->la
 
 /* What a block takes beside its rows, about. */
 static double overhead_of(const kvf_layout_t *layout) {
-    return (double)layout->block_tokens * INDEX_TOKEN_BYTES + BLOCK_HEAD_BYTES +
-           PLANE_HEAD_BYTES * (double)num_planes(layout);
+    return (double)layout->block_tokens * KVF_CODER_INDEX_TOKEN_BYTES + KVF_CODER_BLOCK_HEAD_BYTES +
+           KVF_CODER_PLANE_HEAD_BYTES * (double)num_planes(layout);
 }
 
 /* Shares of a row's energy by component, the mean of a plane's heads. */
@@ -50,13 +42,13 @@ static kvf_status_t choose(const kvf_layout_t *layout, const kvf_basis_t *basis,
         spectra[i] = (kvf_theory_spectrum_t){.variances = variances + i * dim,
                                              .components = dim,
                                              .rows = (uint64_t)layout->kv_heads * layout->block_tokens,
-                                             .side_bits = SIDE_BITS_ROW,
+                                             .side_bits = KVF_CODER_SIDE_BITS_ROW,
                                              .weight = 1};
     }
     kvf_theory_bounds_t limits = {.shape = KVF_THEORY_GAUSSIAN,
-                                  .floor = BOUND_MIN,
-                                  .ceiling = BOUND_MAX,
-                                  .fill = FILL,
+                                  .floor = KVF_CODER_BOUND_MIN,
+                                  .ceiling = KVF_CODER_BOUND_MAX,
+                                  .fill = KVF_CODER_FILL,
                                   .bytes = bytes > 1 ? bytes : 1};
     if (status == KVF_OK) status = kvf_theory_budget(spectra, planes, &limits, epsilon);
     if (status == KVF_ERR_NO_SPACE) status = KVF_OK; /* the loosest bounds, then, until references are found */
@@ -135,7 +127,7 @@ void kvf__fused_adapt_bounds(kvf_space_t *space) {
     float *moved = factor == 1 ? NULL : malloc(num_planes(space->layout) * sizeof(*moved));
     if (!moved) return; /* out of memory: the next window sees to it */
     for (size_t i = 0; i < num_planes(space->layout); i++)
-        moved[i] = (float)fmin(fmax((double)bounds[i] * factor, BOUND_MIN), BOUND_MAX);
+        moved[i] = (float)fmin(fmax((double)bounds[i] * factor, KVF_CODER_BOUND_MIN), KVF_CODER_BOUND_MAX);
     if (set_bounds(space, moved) != KVF_OK)
         kvf_log_limited(KVF_LOG_WARN, "space '%s': bounds could not be moved", space->name);
     free(moved);

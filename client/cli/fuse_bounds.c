@@ -1,14 +1,12 @@
 /* fuse_bounds.c - bytes for bounds, and bounds for bytes. */
 #include "client/cli/fuse_rates.h"
 
+#include "fusion/theory/coder_costs.h"
 #include "fusion/theory/rate.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Steps lie on a grid of 1/8 octave, and each row takes the largest that holds: errors are 2^(-1/16) of the bound on average. */
-#define FILL           0.95
-#define SIDE_BITS_ROW  4.5 /* kind, step, level */
 #define SIDE_BITS_SAME 1.0 /* the kind */
 /* The states of a stream and the head of its group: of each 12 KiB. */
 #define STREAM_OVERHEAD 1.012
@@ -22,7 +20,7 @@ static const double *spectrum_of(const kvf_fuse_rates_t *rates, size_t plane, si
 
 /* The water level at which a plane's rows that stand alone meet `bound`; where there are none, that of white ones. */
 static double water_level(const kvf_fuse_rates_t *rates, size_t plane, double bound) {
-    double level = 0, bits, distortion = FILL * FILL * bound * bound / (double)rates->dim;
+    double level = 0, bits, distortion = KVF_CODER_FILL * KVF_CODER_FILL * bound * bound / (double)rates->dim;
     if (!rates->rows[plane * KVF_FUSE_CLASSES]) return distortion;
     return kvf_theory_waterfill(spectrum_of(rates, plane, 0), rates->dim, distortion, &level, &bits) ? 0 : level;
 }
@@ -45,7 +43,7 @@ kvf_status_t kvf_fuse_rates_predict(const kvf_fuse_rates_t *rates, const float *
     double *variances = calloc(most * rates->dim, sizeof(double)), *epsilon = calloc(most, sizeof(double));
     kvf_theory_spectrum_t *spectra = calloc(most, sizeof(*spectra));
     kvf_status_t status = variances && epsilon && spectra ? KVF_OK : KVF_ERR_NO_MEMORY;
-    const double common = KVF_FUSE_BOUND_MAX; /* of all spectra: each is scaled to it from its own bound */
+    const double common = KVF_CODER_BOUND_MAX; /* of all spectra: each is scaled to it from its own bound */
     for (size_t i = 0; !status && i < most; i++) {
         size_t plane = i / KVF_FUSE_CLASSES, class = i % KVF_FUSE_CLASSES;
         if (!rates->rows[i]) continue;
@@ -56,10 +54,11 @@ kvf_status_t kvf_fuse_rates_predict(const kvf_fuse_rates_t *rates, const float *
         spectra[count++] = (kvf_theory_spectrum_t){.variances = own,
                                                    .components = rates->dim,
                                                    .rows = rates->rows[i],
-                                                   .side_bits = coded ? SIDE_BITS_ROW : SIDE_BITS_SAME,
+                                                   .side_bits = coded ? KVF_CODER_SIDE_BITS_ROW : SIDE_BITS_SAME,
                                                    .weight = 1};
     }
-    kvf_theory_bounds_t limits = {.shape = SHAPE, .floor = common, .ceiling = common, .fill = FILL, .bytes = 1e300};
+    kvf_theory_bounds_t limits = {
+        .shape = SHAPE, .floor = common, .ceiling = common, .fill = KVF_CODER_FILL, .bytes = 1e300};
     if (!status && count) status = kvf_theory_budget(spectra, count, &limits, epsilon);
     if (!status) *bytes = rates->fixed_bytes + limits.used * rates->scale * STREAM_OVERHEAD;
     free(variances);
@@ -73,12 +72,12 @@ kvf_status_t kvf_fuse_rates_predict(const kvf_fuse_rates_t *rates, const float *
 /* `bounds` × factor, within what is allowed. */
 static void multiply(const double *epsilon, size_t count, double factor, float *bounds) {
     for (size_t i = 0; i < count; i++)
-        bounds[i] = (float)fmin(fmax(epsilon[i] * factor, KVF_FUSE_BOUND_MIN), KVF_FUSE_BOUND_MAX);
+        bounds[i] = (float)fmin(fmax(epsilon[i] * factor, KVF_CODER_BOUND_MIN), KVF_CODER_BOUND_MAX);
 }
 
 /* The factor on `epsilon` with which the file takes `bytes`. */
 static kvf_status_t meet(const kvf_fuse_rates_t *rates, double bytes, const double *epsilon, float *bounds) {
-    double low = log2(KVF_FUSE_BOUND_MIN / KVF_FUSE_BOUND_MAX), high = -low, needed;
+    double low = log2(KVF_CODER_BOUND_MIN / KVF_CODER_BOUND_MAX), high = -low, needed;
     multiply(epsilon, rates->planes, exp2(high), bounds);
     kvf_status_t status = kvf_fuse_rates_predict(rates, bounds, &needed);
     if (!status && needed > bytes) return KVF_ERR_NO_SPACE;
@@ -108,8 +107,11 @@ static void pool_classes(const kvf_fuse_rates_t *rates, size_t plane, double eps
         rows += own;
     }
     for (size_t i = 0; rows && i < rates->dim; i++) variances[i] /= (double)rows;
-    *spectrum = (kvf_theory_spectrum_t){
-        .variances = variances, .components = rates->dim, .rows = rows, .side_bits = SIDE_BITS_ROW, .weight = 1};
+    *spectrum = (kvf_theory_spectrum_t){.variances = variances,
+                                        .components = rates->dim,
+                                        .rows = rows,
+                                        .side_bits = KVF_CODER_SIDE_BITS_ROW,
+                                        .weight = 1};
 }
 
 kvf_status_t kvf_fuse_rates_choose(const kvf_fuse_rates_t *rates, double bytes, float *bounds) {
@@ -122,7 +124,7 @@ kvf_status_t kvf_fuse_rates_choose(const kvf_fuse_rates_t *rates, double bytes, 
     if (!status) {
         scratch = variances + rates->planes * rates->dim;
         kvf_theory_bounds_t limits = {
-            .shape = SHAPE, .floor = KVF_FUSE_BOUND_MIN, .ceiling = KVF_FUSE_BOUND_MAX, .fill = FILL};
+            .shape = SHAPE, .floor = KVF_CODER_BOUND_MIN, .ceiling = KVF_CODER_BOUND_MAX, .fill = KVF_CODER_FILL};
         for (size_t i = 0; i < rates->planes; i++)
             pool_classes(rates, i, (double)bounds[i], scratch, variances + i * rates->dim, &spectra[i]);
         for (size_t i = 0; i < rates->planes; i++)

@@ -1,6 +1,8 @@
 /* fuse_pool.c - blocks in a pool: exact, or units, references and residuals under a bound a row. */
 #include "client/cli/fuse_rates.h"
 
+#include "fusion/theory/coder_costs.h"
+
 #include <string.h>
 
 typedef struct pool_state {
@@ -61,7 +63,7 @@ static kvf_status_t choose_bounds(kvf_fuse_job_t *job, pool_state_t *state) {
         status = kvf_fuse_rates_choose(rates, (double)result->bytes_in / policy->ratio, bounds);
     if (status == KVF_ERR_NO_SPACE)
         status = kvf_file_error(KVF_ERR_INVALID, &job->error, "even a bound of %g takes more than the ratio allows",
-                                KVF_FUSE_BOUND_MAX);
+                                KVF_CODER_BOUND_MAX);
     if (!status) status = kvf_fuse_rates_predict(rates, bounds, &result->predicted_held);
     result->predicted_in = (double)result->bytes_in;
     if (job->options->basis == KVF_POOL_BASIS_CROSS) result->predicted_held = 0;

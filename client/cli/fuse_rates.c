@@ -3,6 +3,7 @@
 
 #include "fusion/calibrate.h"
 #include "fusion/rope.h"
+#include "fusion/theory/coder_costs.h"
 
 #include <math.h>
 #include <string.h>
@@ -15,10 +16,6 @@ enum { LANES = KVF_ROW_LANES };
 /* A row that lies so far from the mean, in squares of its length, is kept as it is. */
 #define OWN_MAX    1e4
 #define MEMORY_MAX (UINT64_C(1) << 30)
-/* What the pool takes beside coded rows, about: of indexes a token; of the heads of a block and of a plane of it. */
-#define INDEX_TOKEN_BYTES 32
-#define BLOCK_HEAD_BYTES  100
-#define PLANE_HEAD_BYTES  6
 
 typedef struct measure {
     kvf_fuse_job_t *job;
@@ -196,9 +193,10 @@ static kvf_status_t measure(measure_t *m, kvf_fuse_rates_t *rates) {
     if (!status) status = make_basis(m);
     if (status) return status;
     for (uint32_t i = 0; i < rates->planes; i++) measure_plane(m, rates, i);
-    rates->fixed_bytes = rates->raw_bytes * rates->scale + (double)kvf_basis_bytes(m->basis) +
-                         (double)all * INDEX_TOKEN_BYTES +
-                         (double)job->num_blocks * (BLOCK_HEAD_BYTES + PLANE_HEAD_BYTES * (double)rates->planes);
+    rates->fixed_bytes =
+        rates->raw_bytes * rates->scale + (double)kvf_basis_bytes(m->basis) +
+        (double)all * KVF_CODER_INDEX_TOKEN_BYTES +
+        (double)job->num_blocks * (KVF_CODER_BLOCK_HEAD_BYTES + KVF_CODER_PLANE_HEAD_BYTES * (double)rates->planes);
     return KVF_OK;
 }
 

@@ -35,9 +35,7 @@ void kvf_fuse_rates_destroy(kvf_fuse_rates_t *rates); /* NULL is allowed */
 kvf_status_t kvf_fuse_rates_predict(const kvf_fuse_rates_t *rates, const float *bounds, double *bytes) KVF_MUST_CHECK;
 
 /* Chooses bounds [plane] for `bytes`: the theory's solver says how they relate, one factor on them all meets the bytes.
- * KVF_ERR_NO_SPACE: even a bound of KVF_FUSE_BOUND_MAX takes more. */
-#define KVF_FUSE_BOUND_MIN 2e-3 /* what bf16's own rounding allows; a ratio that could do with less is exceeded */
-#define KVF_FUSE_BOUND_MAX 0.25 /* beyond it models go astray, and the coder keeps many rows as they are */
+ * KVF_ERR_NO_SPACE: even a bound of KVF_CODER_BOUND_MAX takes more. */
 kvf_status_t kvf_fuse_rates_choose(const kvf_fuse_rates_t *rates, double bytes, float *bounds) KVF_MUST_CHECK;
 
 /* ---- private: which rows may predict which ---- */
