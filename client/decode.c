@@ -11,7 +11,7 @@ static bool find_unit(void *arg, uint64_t id, kvf_unit_bytes_t *out) {
 static bool make_decoder(const kvf__basis_t *basis, kvf__coder_t *coder) {
     if (coder->bounded || coder->exact) return true;
     return (basis->form == KVF_FORM_BOUNDED
-                ? kvf_block_decoder_create(basis->codec, &coder->bounded)
+                ? kvf_block_decoder_create(basis->codec, basis->space->client->decoded, &coder->bounded)
                 : kvf_exact_decoder_create(basis->space->layout, basis->model, &coder->exact)) == KVF_OK;
 }
 
