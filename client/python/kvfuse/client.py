@@ -24,6 +24,7 @@ from .watch import Watch
 
 _TAKEN_AT_ONCE = 64
 _LOOK_AGAIN_S = 0.0005
+_FORKED = "this process was forked while a client was open, and cannot use kvfuse: start it by spawn, or fork before the first client"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Client:
     lost connection is made again in the background; requests wait for that within their timeouts.
 
     Threads: everything may be called from any thread. The library has one thread of its own. No call blocks with the GIL held.
-    After a fork the child cannot use it (kvfuse.Error, ERR_UNSUPPORTED): it makes a client of its own. The parent goes on.
+    Forks: a child that is forked while a client is open can use neither that one nor make its own (kvfuse.Error, ERR_UNSUPPORTED, at
+    once), as UCX's threads are not in it. The parent goes on. Start such children by spawn, or fork before the first client.
     """
 
     def __init__(self, address: str = "127.0.0.1:7311", *, name: str | None = None, transport: str = "auto", put_mode: str = "raw",
@@ -82,6 +84,8 @@ class Client:
         self._registrations: weakref.WeakSet[Registration] = weakref.WeakSet()
         self._watch_list = Watch()
         self.address = address
+        if _is_lame:
+            raise error_of(Status.ERR_UNSUPPORTED, _FORKED)
         options = Options(address, name, transport, put_mode, unit_cache_bytes, bounce_bytes, connect_timeout, request_timeout,
                           ping_interval, skip_verify, busy_poll, ucx_tls)
         out, error = ffi.new("kvf_client_t **"), ffi.new("kvf_error_t *")
@@ -153,7 +157,7 @@ class Client:
     def _enter(self) -> Any:
         """Begins a call into the library; _leave() ends it. Returns the kvf_client_t, or raises."""
         if self._is_forked():
-            raise error_of(Status.ERR_UNSUPPORTED, "this client was made before the fork: make one in this process")
+            raise error_of(Status.ERR_UNSUPPORTED, _FORKED)
         self._calls.append(None)
         if self._is_closing:
             self._calls.pop()
@@ -405,6 +409,15 @@ class Client:
 
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_is_lame = False  # this process was forked while a client was open
+
+
+def _after_fork() -> None:
+    global _is_lame
+    _is_lame = _is_lame or len(_open_clients) > 0
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register
