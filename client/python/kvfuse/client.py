@@ -361,18 +361,19 @@ class Client:
         """Waits for a completion. One thread does so in the library, others for that thread."""
         c = self._enter()
         try:
-            with self._lock:
-                if request._result is not None:
-                    return
-                is_second = request._is_waited_for
-                if is_second and request._event is None:
-                    request._event = threading.Event()
-                request._is_waited_for = True
-            if is_second:
-                assert request._event is not None
-                request._event.wait()
-            else:
-                self._wait_in_library(c, request)
+            while request._result is None:
+                with self._lock:
+                    if request._result is not None:
+                        break
+                    is_first = not request._is_waited_for
+                    request._is_waited_for = True
+                    if not is_first and request._event is None:
+                        request._event = threading.Event()
+                    event = request._event
+                if is_first:
+                    self._wait_in_library(c, request)
+                elif event is not None:
+                    event.wait()
         finally:
             self._leave()
 
@@ -382,15 +383,15 @@ class Client:
             lib.kvfpy_wait(c, request._number, completion)
         finally:  # also where a signal's exception comes in between: the completion is taken, so it has to be handed on
             with self._lock:
+                request._is_waited_for = False
                 # Who took it meanwhile has also handed it on, as both are done under the lock: then there is a result, and what the
                 # library said is that it does not know the request.
-                request._is_waited_for = False
-                is_ours = completion.request != 0 and request._result is None
-                if is_ours:
+                if completion.request and request._result is None:
                     self._in_flight.pop(request._number, None)
                     request._finish(completion.status, completion.matched)
-            if is_ours:
-                request._let_go()
+                if request._event is not None:
+                    request._event.set()
+                    request._event = None
 
     def _watch(self, request: Request) -> asyncio.Future[None] | None:
         """A future of the running loop that ends with the request. None: it is completed already."""

@@ -1,7 +1,9 @@
 #!/bin/sh
 # The Python package's tests, in a virtual environment of their own.
 #   run.sh BUILD [pytest's options]      BUILD: a build folder with libkvfuse and kvfused. KVF_SANITIZE: what it was built with.
-# The environment lies in BUILD/python and stays. Exits 77, and says what was not tested, where it cannot be made.
+# PYTHON is the interpreter (python3). The environment lies in BUILD/python and stays. Exits 77, and says what was not tested,
+# where it cannot be made.
+# shellcheck disable=SC2086
 set -eu
 skip() {
     echo "NOT TESTED: the Python package (client/python/tests/run.sh): $*" >&2
@@ -11,10 +13,11 @@ build=$(cd "$1" && pwd)
 shift
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
-venv=$build/python/venv
 log=$build/python/log
+pip="--quiet --disable-pip-version-check --retries 1 --timeout 10"
 command -v "$python" >/dev/null || skip "there is no $python"
 "$python" -c 'import venv, ensurepip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || skip "it takes python3 ≥ 3.10 with venv (python3-venv)"
+venv=$build/python/venv-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
 [ -f "$header" ] || skip "there is no $header (python3-dev)"
 
@@ -23,12 +26,12 @@ if [ ! -f "$venv/made" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv"
     # numpy and mypy: tests say what they miss without them
-    "$venv/bin/pip" install --quiet --disable-pip-version-check scikit-build-core cffi ninja pytest >"$log" 2>&1 ||
+    "$venv/bin/pip" install $pip scikit-build-core cffi ninja pytest >"$log" 2>&1 ||
         skip "pip cannot install scikit-build-core, cffi, ninja and pytest: $(tail -n 1 "$log")"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check numpy mypy >"$log" 2>&1 || :
+    "$venv/bin/pip" install $pip numpy mypy >"$log" 2>&1 || :
     touch "$venv/made"
 fi
-export CFLAGS="${CFLAGS:-} -Werror"
+export CFLAGS="${CFLAGS:-} -Werror -Wno-error=deprecated-declarations"
 preload=
 case "${KVF_SANITIZE:-}" in
     *address*)
@@ -38,8 +41,8 @@ case "${KVF_SANITIZE:-}" in
         export ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
         ;;
 esac
-if ! "$venv/bin/pip" install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall \
-    -C cmake.define.KVFUSE_BUILD="$build" "$here/.." >"$log" 2>&1; then
+if ! "$venv/bin/pip" install $pip --no-build-isolation --no-deps --force-reinstall \
+    --config-settings=cmake.define.KVFUSE_BUILD="$build" "$here/.." >"$log" 2>&1; then
     cat "$log" >&2
     echo "FAIL: pip install client/python" >&2
     exit 1

@@ -255,5 +255,5 @@ assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_forked_child_is_told_and_the_parent_goes_on(daemon):
-    done = subprocess.run([sys.executable, "-c", FORK, daemon.address], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, daemon.address], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "parent goes on\n", "")

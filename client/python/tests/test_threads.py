@@ -67,6 +67,28 @@ def test_a_poller_does_not_take_from_those_who_wait(space):
     assert len(numbers) == len(set(numbers))
 
 
+def test_memory_is_free_when_wait_returns_whoever_took_the_completion(space):
+    stop = threading.Event()
+
+    def poller():
+        while not stop.is_set():
+            space.client.poll()
+
+    threads = [threading.Thread(target=poller) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        out = bytearray(4096)
+        for _ in range(500):
+            space.get([Block(b"none", out)]).wait()
+            out.append(0)
+            del out[-1]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_poll_tells_each_request_once(space):
     requests = [space.match([b"%d" % i]) for i in range(150)]
     seen = []
