@@ -57,6 +57,7 @@ class Client:
     skip_verify       do not check the checksums of what a get brings
     busy_poll         the library's thread spins instead of sleeping: lower latency, a whole core
     ucx_tls           UCX's transports, as in UCX_TLS
+    decoded_bytes     units that are kept as decoded, beside those
     bounce_bytes      shared memory through which puts from other memory go
 
     0 or None means the library's default. Blocks until connected; raises kvfuse.Unreachable, Timeout, Busy, … (all kvfuse.Error). A
@@ -70,7 +71,7 @@ class Client:
     def __init__(self, address: str = "127.0.0.1:7311", *, name: str | None = None, transport: str = "auto", put_mode: str = "raw",
                  unit_cache_bytes: int = 0, connect_timeout: float | None = None, request_timeout: float | None = None,
                  ping_interval: float | None = None, skip_verify: bool = False, busy_poll: bool = False, ucx_tls: str | None = None,
-                 bounce_bytes: int = 0) -> None:
+                 bounce_bytes: int = 0, decoded_bytes: int = 0) -> None:
         self._c: Any = None
         self._pid = os.getpid()
         self._is_closing = False
@@ -86,8 +87,8 @@ class Client:
         self.address = address
         if _is_lame:
             raise error_of(Status.ERR_UNSUPPORTED, _FORKED)
-        options = Options(address, name, transport, put_mode, unit_cache_bytes, bounce_bytes, connect_timeout, request_timeout,
-                          ping_interval, skip_verify, busy_poll, ucx_tls)
+        options = Options(address, name, transport, put_mode, unit_cache_bytes, decoded_bytes, bounce_bytes, connect_timeout,
+                          request_timeout, ping_interval, skip_verify, busy_poll, ucx_tls)
         out, error = ffi.new("kvf_client_t **"), ffi.new("kvf_error_t *")
         check(lib.kvf_connect(options.c, out, error), error)
         self._c = out[0]

@@ -31,9 +31,9 @@ def choose(what: str, name: str, among: dict[str, int]) -> int:
 class Options:
     """A kvf_client_options_t (`c`) and the strings that it points to."""
 
-    def __init__(self, address: str, name: str | None, transport: str, put_mode: str, unit_cache_bytes: int, bounce_bytes: int,
-                 connect_timeout: float | None, request_timeout: float | None, ping_interval: float | None, skip_verify: bool,
-                 busy_poll: bool, ucx_tls: str | None) -> None:
+    def __init__(self, address: str, name: str | None, transport: str, put_mode: str, unit_cache_bytes: int, decoded_bytes: int,
+                 bounce_bytes: int, connect_timeout: float | None, request_timeout: float | None, ping_interval: float | None,
+                 skip_verify: bool, busy_poll: bool, ucx_tls: str | None) -> None:
         self.c: Any = ffi.new("kvf_client_options_t *")
         self._strings: list[Any] = []
         lib.kvf_client_options_init(self.c)
@@ -41,7 +41,7 @@ class Options:
         self.c.name = self._borrow(name)
         self.c.transport = choose("transport", transport, _TRANSPORTS)
         self.c.put_mode = choose("put_mode", put_mode, _PUT_MODES)
-        self.c.unit_cache_bytes, self.c.bounce_bytes = unit_cache_bytes, bounce_bytes
+        self.c.unit_cache_bytes, self.c.decoded_bytes, self.c.bounce_bytes = unit_cache_bytes, decoded_bytes, bounce_bytes
         self.c.connect_timeout_ms, self.c.request_timeout_ms = to_ms(connect_timeout), to_ms(request_timeout)
         self.c.ping_ms = to_ms(ping_interval)
         self.c.skip_verify, self.c.busy_poll = skip_verify, busy_poll
