@@ -15,7 +15,7 @@ static size_t count_blocks(const kvf__request_t *request) {
         client->max_message_bytes < KVF__RECEIVE_BYTES_MAX ? client->max_message_bytes : KVF__RECEIVE_BYTES_MAX;
     uint64_t cost = kvf__split_cost(request->slice_bytes, request->num_layers);
     uint64_t units = KVF_SPANS_MAX + 1, planes = (uint64_t)layout->layers * layout->planes;
-    if (units < planes + 1) units = planes + 1; /* of a block in the exact form */
+    if (units < planes + 1) units = planes + 1; /* of a block in the exact or the fused form */
     uint64_t most =
         KVF_BODY_BYTES_MAX / (kvf__split_cost(0, request->num_layers) + KVF__CODED_COST + units * KVF__UNIT_COST);
     uint64_t whole = KVF__FUSED_PART_BYTES / request->space->block_bytes;
@@ -54,15 +54,20 @@ typedef struct tally {
     uint64_t record_bytes, unit_bytes; /* in all; the counts below 2^32 of 32 bits each keep them below 2^64 */
 } tally_t;
 
-static bool is_bound(float bound, kvf_policy_kind_t kind, float most) {
-    if (kind == KVF_POLICY_EXACT) return bound == 0;
-    return bound >= 0 && bound <= (kind == KVF_POLICY_ERROR ? most : 1);
+static bool is_bound(float bound, const kvf_policy_t *policy, float most) {
+    switch (policy->kind) {
+    case KVF_POLICY_EXACT: return bound == 0;
+    case KVF_POLICY_ERROR: return bound >= 0 && bound <= most;
+    case KVF_POLICY_RATIO: return bound >= 0 && bound <= 1;
+    case KVF_POLICY_FUSE: return bound == 0 || bound == kvf_joint_bound(policy->tau); /* of planes */
+    }
+    return false;
 }
 
 static bool are_bounds(const kvf_space_t *space, const float *bounds, bool is_raw) {
     const kvf_policy_t *policy = &space->policy;
     if (is_raw) return bounds[0] == 0 && bounds[1] == 0;
-    return is_bound(bounds[0], policy->kind, policy->error_k) && is_bound(bounds[1], policy->kind, policy->error_v);
+    return is_bound(bounds[0], policy, policy->error_k) && is_bound(bounds[1], policy, policy->error_v);
 }
 
 static bool add_blocks(const kvf_space_t *space, const Kvf__GetReply *reply, tally_t *tally) {

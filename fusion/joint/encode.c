@@ -7,8 +7,6 @@
 
 enum { CACHED = 1024 /* units that are looked at in one call; a power of two */ };
 
-float kvf_joint_bound(float tau) { return (float)sqrt(1 - (double)tau * (double)tau); }
-
 /* A known unit, read once a call. */
 typedef struct cached {
     uint64_t id; /* 0: free */

@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+float kvf_joint_bound(float tau) { return (float)sqrt(1 - (double)tau * (double)tau); }
+
 size_t kvf__joint_record_write(uint8_t *to, uint32_t tokens, uint64_t position, uint64_t own, uint32_t flags,
                                const kvf__joint_ref_t *refs, uint32_t planes) {
     uint8_t *ids = to + KVF_JOINT_RECORD_HEAD_BYTES;
