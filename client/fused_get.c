@@ -1,5 +1,6 @@
 /* fused_get.c - asks for blocks of a fused space, and takes apart what comes: raw blocks, records, units. */
 #include "client/coding.h"
+#include "client/table.h"
 
 #include "kernels/kernels.h"
 
@@ -26,6 +27,7 @@ static size_t count_blocks(const kvf__request_t *request) {
 
 kvf__sent_t kvf__fused_get_send(kvf__request_t *request) {
     kvf_client_t *client = request->client;
+    if (!request->space->is_fused) return kvf__request_skip(request, KVF_ERR_UNSUPPORTED); /* there is no table */
     size_t count = count_blocks(request);
     if (!count) return kvf__request_skip(request, KVF_ERR_TOO_LARGE);
     uint64_t bytes = count * request->space->block_bytes; /* of few layers, too: records come whole */
@@ -136,6 +138,12 @@ static void take_record(kvf__coded_t *coded, size_t block, const Kvf__GetReply *
                              .status = KVF_IN_PROGRESS};
 }
 
+static kvf_status_t take_raw(const kvf__request_t *request, size_t block, const uint8_t *payload,
+                             const uint64_t *checksums) {
+    if (!request->table) return kvf__get_copy_block(request, block, payload, checksums);
+    return kvf__table_take_raw(request->table, block, payload, request->client->options.skip_verify ? NULL : checksums);
+}
+
 /* Raw blocks go to their places; records are copied. `coded` NULL: there are none. Returns what follows in the payload. */
 static const uint8_t *take_blocks(kvf__part_t *part, kvf__coded_t *coded, const Kvf__GetReply *reply,
                                   const uint8_t *payload) {
@@ -151,7 +159,7 @@ static const uint8_t *take_blocks(kvf__part_t *part, kvf__coded_t *coded, const 
             payload += reply->record_bytes[found];
         } else {
             request->statuses[block] =
-                kvf__get_copy_block(request, block, payload, reply->checksums + raw++ * request->num_layers);
+                take_raw(request, block, payload, reply->checksums + raw++ * request->num_layers);
             payload += request->slice_bytes;
         }
         found++;
