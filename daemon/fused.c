@@ -10,7 +10,7 @@
 
 enum {
     COPIED_AT_ONCE = 1 << 20, /* bytes of units for which the lock is held */
-    PIECE_EXTRA = 4096,       /* that a unit may have beside a block's bytes where nothing of it shrinks */
+    PIECE_EXTRA = 32, /* with a byte a plane: that a unit may have beside a block's bytes where nothing of it shrinks */
 };
 
 /* ---- life ---- */
@@ -90,7 +90,8 @@ kvf_status_t kvf__fused_create(kvf_space_t *space, char *why, size_t why_bytes) 
     kvf_status_t status =
         fused->segments && fused->coders && fused->chunks && fused->unit_refs ? KVF_OK : KVF_ERR_NO_MEMORY;
     if (status == KVF_OK) status = kvf_heap_create(host.segment_bytes, (uint32_t)store->max_segments, &fused->heap);
-    if (status == KVF_OK && space->block_bytes + PIECE_EXTRA > kvf_heap_piece_max(fused->heap)) {
+    if (status == KVF_OK && space->block_bytes + space->layout->layers * space->layout->planes + PIECE_EXTRA >
+                                kvf_heap_piece_max(fused->heap)) {
         snprintf(why, why_bytes,
                  "a block of %llu bytes, once coded, may not fit a segment: raise the daemon's segment-bytes (%llu)",
                  (unsigned long long)space->block_bytes, (unsigned long long)host.segment_bytes);
