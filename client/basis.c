@@ -14,6 +14,7 @@ static void destroy_coder(kvf__coder_t *coder) {
     kvf_block_encoder_destroy(coder->encoder);
     kvf_block_decoder_destroy(coder->bounded);
     kvf_exact_decoder_destroy(coder->exact);
+    kvf_joint_decoder_destroy(coder->joint);
     free((void *)coder->planes);
     free(coder->scratch);
     free(coder);
@@ -197,9 +198,14 @@ static kvf_status_t read_exact(reading_t *reading) {
     return kvf_exact_model_version(reading->model) == reading->basis->version ? KVF_OK : KVF_ERR_CORRUPT;
 }
 
+/* There is nothing to learn. */
+static kvf_status_t read_fused(const reading_t *reading) { return reading->num_bytes ? KVF_ERR_CORRUPT : KVF_OK; }
+
 static void run(kvf__job_t *job) {
     reading_t *reading = (reading_t *)job;
-    reading->status = reading->form == KVF_FORM_BOUNDED ? read_bounded(reading) : read_exact(reading);
+    reading->status = reading->form == KVF_FORM_BOUNDED ? read_bounded(reading)
+                      : reading->form == KVF_FORM_EXACT ? read_exact(reading)
+                                                        : read_fused(reading);
 }
 
 static void done(kvf__job_t *job) {
@@ -258,6 +264,7 @@ static void start_reading(kvf__basis_t *basis, const Kvf__BasisReply *reply, con
 
 /* Rows within an error that is finer than their values are kept to the bit, too: that takes fewer bytes. */
 static bool is_form_of(const kvf_policy_t *policy, uint32_t form) {
+    if (policy->kind == KVF_POLICY_FUSE) return form == KVF_FORM_FUSED;
     if (form == KVF_FORM_EXACT) return policy->kind == KVF_POLICY_EXACT || policy->kind == KVF_POLICY_ERROR;
     return form == KVF_FORM_BOUNDED && policy->kind != KVF_POLICY_EXACT;
 }

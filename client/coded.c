@@ -1,5 +1,5 @@
 /* coded.c - the coded blocks of one frame: version by version their basis, their units, their decoding. */
-#include "client/fused.h"
+#include "client/table.h"
 
 #include <stdlib.h>
 
@@ -108,7 +108,10 @@ static void step(kvf__coded_t *coded) {
         if (status == KVF_IN_PROGRESS) return;
         if (status == KVF_OK) {
             kvf__needs_judge(coded);
-            if (kvf__decode_start(coded)) return;
+            if (coded->part->request->table)
+                kvf__table_take_coded(coded->part->request->table, coded);
+            else if (kvf__decode_start(coded))
+                return;
         }
         end_run(coded, status);
     }

@@ -1,5 +1,5 @@
 /* completion.c - completions, from the loop to the caller. */
-#include "client/internal.h"
+#include "client/table.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -40,6 +40,7 @@ void kvf__completion_post(kvf__request_t *request, kvf_status_t status) {
 /* ---- caller's side ---- */
 
 static void free_request(kvf__request_t *request) {
+    kvf__table_destroy(request->table);
     free(request->own_statuses);
     free(request->again);
     free(request);
@@ -53,6 +54,8 @@ static kvf_completion_t take(kvf_client_t *client, kvf__request_t *request) {
     HASH_DEL(client->requests, request);
     atomic_fetch_sub_explicit(&client->num_completed, 1, memory_order_relaxed);
     if (!client->completed && client->wants_events) lower_event(client);
+    if (request->table) *request->table_out = &request->table->table;
+    request->table = NULL;
     free_request(request);
     return completion;
 }

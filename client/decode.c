@@ -9,20 +9,27 @@ static bool find_unit(void *arg, uint64_t id, kvf_unit_bytes_t *out) {
 }
 
 static bool make_decoder(const kvf__basis_t *basis, kvf__coder_t *coder) {
-    if (coder->bounded || coder->exact) return true;
-    return (basis->form == KVF_FORM_BOUNDED
-                ? kvf_block_decoder_create(basis->codec, basis->space->client->decoded, &coder->bounded)
-                : kvf_exact_decoder_create(basis->space->layout, basis->model, &coder->exact)) == KVF_OK;
+    if (coder->bounded || coder->exact || coder->joint) return true;
+    switch (basis->form) {
+    case KVF_FORM_BOUNDED:
+        return kvf_block_decoder_create(basis->codec, basis->space->client->decoded, &coder->bounded) == KVF_OK;
+    case KVF_FORM_EXACT: return kvf_exact_decoder_create(basis->space->layout, basis->model, &coder->exact) == KVF_OK;
+    case KVF_FORM_FUSED: return kvf_joint_decoder_create(basis->space->layout, &coder->joint) == KVF_OK;
+    }
+    return false;
 }
 
 static kvf_status_t decode(kvf__coder_t *coder, kvf__coded_t *coded, const kvf__coded_block_t *block) {
     const kvf__request_t *request = coded->part->request;
     if (!kvf__planes_place(coder, request, block->block)) return KVF_ERR_NO_MEMORY;
-    kvf_status_t status = coder->bounded
-                              ? kvf_block_decode(coder->bounded, block->record, block->record_bytes, find_unit, coded,
-                                                 request->first_layer, request->num_layers, coder->planes)
-                              : kvf_exact_decode(coder->exact, block->record, block->record_bytes, find_unit, coded,
-                                                 request->first_layer, request->num_layers, coder->planes);
+    const uint8_t *record = block->record;
+    const size_t bytes = block->record_bytes;
+    const uint32_t first = request->first_layer, layers = request->num_layers;
+    void *const *planes = coder->planes;
+    kvf_status_t status =
+        coder->bounded ? kvf_block_decode(coder->bounded, record, bytes, find_unit, coded, first, layers, planes)
+        : coder->exact ? kvf_exact_decode(coder->exact, record, bytes, find_unit, coded, first, layers, planes)
+                       : kvf_joint_decode(coder->joint, record, bytes, find_unit, coded, first, layers, planes);
     if (status == KVF_OK) kvf__planes_scatter(coder, request, block->block);
     return status;
 }

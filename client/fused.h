@@ -6,7 +6,7 @@
  *                                                   jobs of a few blocks each, into the caller's memory
  *
  * Bounded: what waits or is decoded has its blocks counted in client->flight_bytes; units that are held for it are those that came with it
- * or that it refers to (KVF_SPANS_MAX + 1 a block); beside these the unit cache, KVF__BASES_KEPT bases a space, and a decoder for each
+ * or that it refers to (KVF_SPANS_MAX + 1 a block, or one a plane); beside these the unit cache, KVF__BASES_KEPT bases a space, and a decoder for each
  * thread of libuv's pool and basis.
  * Threads: the loop's, but for what decodes (job.h). Locks: a basis has one, for its free decoders; a leaf. */
 #ifndef KVF_CLIENT_FUSED_H
@@ -16,6 +16,7 @@
 
 #include "fusion/coder/block.h"
 #include "fusion/exact/exact.h"
+#include "fusion/joint/joint.h"
 
 enum {
     KVF__FUSED_PART_BYTES = 16 << 20, /* of blocks that one frame asks for, unless one is larger */
@@ -31,6 +32,7 @@ enum {
 typedef struct kvf__coder {
     kvf_block_decoder_t *bounded; /* one of these, by the form */
     kvf_exact_decoder_t *exact;
+    kvf_joint_decoder_t *joint;
     kvf_block_encoder_t *encoder;
     void **planes;    /* [layer, plane] where to, or from */
     uint8_t *scratch; /* [block_bytes] for planes that lie in pieces */

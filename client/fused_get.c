@@ -1,5 +1,6 @@
 /* fused_get.c - asks for blocks of a fused space, and takes apart what comes: raw blocks, records, units. */
 #include "client/coding.h"
+#include "client/table.h"
 
 #include "kernels/kernels.h"
 
@@ -15,7 +16,7 @@ static size_t count_blocks(const kvf__request_t *request) {
         client->max_message_bytes < KVF__RECEIVE_BYTES_MAX ? client->max_message_bytes : KVF__RECEIVE_BYTES_MAX;
     uint64_t cost = kvf__split_cost(request->slice_bytes, request->num_layers);
     uint64_t units = KVF_SPANS_MAX + 1, planes = (uint64_t)layout->layers * layout->planes;
-    if (units < planes + 1) units = planes + 1; /* of a block in the exact form */
+    if (units < planes + 1) units = planes + 1; /* of a block in the exact or the fused form */
     uint64_t most =
         KVF_BODY_BYTES_MAX / (kvf__split_cost(0, request->num_layers) + KVF__CODED_COST + units * KVF__UNIT_COST);
     uint64_t whole = KVF__FUSED_PART_BYTES / request->space->block_bytes;
@@ -26,6 +27,7 @@ static size_t count_blocks(const kvf__request_t *request) {
 
 kvf__sent_t kvf__fused_get_send(kvf__request_t *request) {
     kvf_client_t *client = request->client;
+    if (!request->space->is_fused) return kvf__request_skip(request, KVF_ERR_UNSUPPORTED); /* there is no table */
     size_t count = count_blocks(request);
     if (!count) return kvf__request_skip(request, KVF_ERR_TOO_LARGE);
     uint64_t bytes = count * request->space->block_bytes; /* of few layers, too: records come whole */
@@ -54,15 +56,20 @@ typedef struct tally {
     uint64_t record_bytes, unit_bytes; /* in all; the counts below 2^32 of 32 bits each keep them below 2^64 */
 } tally_t;
 
-static bool is_bound(float bound, kvf_policy_kind_t kind, float most) {
-    if (kind == KVF_POLICY_EXACT) return bound == 0;
-    return bound >= 0 && bound <= (kind == KVF_POLICY_ERROR ? most : 1);
+static bool is_bound(float bound, const kvf_policy_t *policy, float most) {
+    switch (policy->kind) {
+    case KVF_POLICY_EXACT: return bound == 0;
+    case KVF_POLICY_ERROR: return bound >= 0 && bound <= most;
+    case KVF_POLICY_RATIO: return bound >= 0 && bound <= 1;
+    case KVF_POLICY_FUSE: return bound == 0 || bound == kvf_joint_bound(policy->tau); /* of planes */
+    }
+    return false;
 }
 
 static bool are_bounds(const kvf_space_t *space, const float *bounds, bool is_raw) {
     const kvf_policy_t *policy = &space->policy;
     if (is_raw) return bounds[0] == 0 && bounds[1] == 0;
-    return is_bound(bounds[0], policy->kind, policy->error_k) && is_bound(bounds[1], policy->kind, policy->error_v);
+    return is_bound(bounds[0], policy, policy->error_k) && is_bound(bounds[1], policy, policy->error_v);
 }
 
 static bool add_blocks(const kvf_space_t *space, const Kvf__GetReply *reply, tally_t *tally) {
@@ -131,6 +138,12 @@ static void take_record(kvf__coded_t *coded, size_t block, const Kvf__GetReply *
                              .status = KVF_IN_PROGRESS};
 }
 
+static kvf_status_t take_raw(const kvf__request_t *request, size_t block, const uint8_t *payload,
+                             const uint64_t *checksums) {
+    if (!request->table) return kvf__get_copy_block(request, block, payload, checksums);
+    return kvf__table_take_raw(request->table, block, payload, request->client->options.skip_verify ? NULL : checksums);
+}
+
 /* Raw blocks go to their places; records are copied. `coded` NULL: there are none. Returns what follows in the payload. */
 static const uint8_t *take_blocks(kvf__part_t *part, kvf__coded_t *coded, const Kvf__GetReply *reply,
                                   const uint8_t *payload) {
@@ -146,7 +159,7 @@ static const uint8_t *take_blocks(kvf__part_t *part, kvf__coded_t *coded, const 
             payload += reply->record_bytes[found];
         } else {
             request->statuses[block] =
-                kvf__get_copy_block(request, block, payload, reply->checksums + raw++ * request->num_layers);
+                take_raw(request, block, payload, reply->checksums + raw++ * request->num_layers);
             payload += request->slice_bytes;
         }
         found++;

@@ -43,13 +43,13 @@ void kvf__needs_free(kvf__need_t *needs, size_t count) {
 
 /* ---- what records refer to ---- */
 
-/* The units of one record: ids [KVF_SPANS_MAX + 1], or for the exact form [planes + 1]. */
+/* The units of one record: ids [KVF_SPANS_MAX + 1], or for the exact form [planes + 1], for the fused one [planes]. */
 typedef struct references {
     size_t count;
     uint64_t ids[2 * KVF_LAYERS_MAX + 1];
 } references_t;
 
-static_assert(KVF_SPANS_MAX < 2 * KVF_LAYERS_MAX, "references_t holds those of both forms");
+static_assert(KVF_SPANS_MAX < 2 * KVF_LAYERS_MAX, "references_t holds those of all forms");
 
 static kvf_status_t read_bounded(const kvf__coded_block_t *block, uint32_t tokens, references_t *references) {
     kvf_record_info_t info;
@@ -73,13 +73,27 @@ static kvf_status_t read_exact(const kvf__coded_block_t *block, const kvf_layout
     return info.tokens == layout->block_tokens ? KVF_OK : KVF_ERR_CORRUPT;
 }
 
+static kvf_status_t read_fused(const kvf__coded_block_t *block, const kvf_layout_t *layout, references_t *references) {
+    kvf_joint_record_info_t info;
+    kvf_status_t status = kvf_joint_record_read(block->record, block->record_bytes, layout->block_tokens,
+                                                layout->layers * layout->planes, &info);
+    if (status) return status;
+    for (uint32_t i = 0; i < info.num_units; i++)
+        references->ids[references->count++] = kvf_joint_record_unit(&info, i);
+    return info.tokens == layout->block_tokens ? KVF_OK : KVF_ERR_CORRUPT;
+}
+
 /* A block is whole: the store knows no others. */
 static kvf_status_t read_references(const kvf__coded_t *coded, const kvf__coded_block_t *block,
                                     references_t *references) {
     const kvf_layout_t *layout = coded->part->request->space->layout;
     references->count = 0;
-    return coded->basis->form == KVF_FORM_BOUNDED ? read_bounded(block, layout->block_tokens, references)
-                                                  : read_exact(block, layout, references);
+    switch (coded->basis->form) {
+    case KVF_FORM_BOUNDED: return read_bounded(block, layout->block_tokens, references);
+    case KVF_FORM_EXACT: return read_exact(block, layout, references);
+    case KVF_FORM_FUSED: return read_fused(block, layout, references);
+    }
+    return KVF_ERR_CORRUPT;
 }
 
 /* ---- of the blocks at hand ---- */

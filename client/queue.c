@@ -38,7 +38,8 @@ static kvf__sent_t send_next(kvf__request_t *request) {
     }
     switch (request->op) {
     case KVF__OP_PUT: return kvf__put_send(request);
-    case KVF__OP_GET: return request->space->is_fused ? kvf__fused_get_send(request) : kvf__get_send(request);
+    case KVF__OP_GET:
+        return request->space->is_fused || request->table ? kvf__fused_get_send(request) : kvf__get_send(request);
     default: return kvf__keys_send(request);
     }
 }

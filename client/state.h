@@ -64,6 +64,7 @@ typedef struct kvf__segment kvf__segment_t;
 typedef struct kvf__basis kvf__basis_t;
 typedef struct kvf__coded kvf__coded_t;
 typedef struct kvf__coding kvf__coding_t;
+typedef struct kvf__table kvf__table_t;
 
 /* ---- requests ---- */
 
@@ -100,7 +101,9 @@ struct kvf__request {
     kvf__block_t *blocks;   /* [count] */
     kvf_status_t *statuses; /* [count] the caller's, or `own_statuses`; KVF_IN_PROGRESS until known; NULL for a match */
     kvf_status_t *own_statuses;
-    float *bounds; /* of a get: [count, 2] the caller's, or NULL */
+    float *bounds;           /* of a get: [count, 2] the caller's, or NULL */
+    kvf__table_t *table;     /* of kvf_get_table: what it brings; NULL: another request */
+    kvf_table_t **table_out; /* where it goes when the completion is taken */
 
     size_t next;         /* first block that was not sent */
     kvf__part_t *parts;  /* that were sent and have not ended */

@@ -1,5 +1,5 @@
-/* submit.c - kvf_put, kvf_get, kvf_match, kvf_delete: checks, copies, hands over to the loop. */
-#include "client/internal.h"
+/* submit.c - kvf_put, kvf_get, kvf_get_table, kvf_match, kvf_delete: checks, copies, hands over to the loop. */
+#include "client/table.h"
 
 #include <endian.h>
 #include <stdlib.h>
@@ -36,6 +36,7 @@ typedef struct wish {
     uint32_t block_tokens;
     size_t num_token_ids; /* blocks that have them */
     bool has_previous;
+    kvf_table_t **table; /* of kvf_get_table, whose blocks have no memory of the caller's; else NULL */
 } wish_t;
 
 static const kvf_key_t *key_of(const wish_t *wish, size_t i) {
@@ -148,8 +149,17 @@ static kvf__request_t *create(kvf_space_t *space, const wish_t *wish, const kvf_
                                 .end_status = KVF_OK};
     copy_wish(wish, request);
     if (wish->op == KVF__OP_MATCH) return request;
+    request->table_out = wish->table;
+    if (wish->table) {
+        request->table = kvf__table_create(space, wish->count, wish->first_layer, wish->num_layers);
+        if (!request->table) {
+            free(request);
+            return NULL;
+        }
+    }
     if (!statuses) request->statuses = request->own_statuses = malloc(wish->count * sizeof(*statuses));
     if (!request->statuses) {
+        kvf__table_destroy(request->table);
         free(request);
         return NULL;
     }
@@ -178,6 +188,7 @@ static kvf_status_t submit(kvf_space_t *space, wish_t *wish, const kvf_request_o
         kvf__loop_wake(client);
         return KVF_OK;
     }
+    kvf__table_destroy(request->table);
     free(request->own_statuses);
     free(request);
     return KVF_ERR_NO_MEMORY;
@@ -192,6 +203,16 @@ kvf_status_t kvf_put(kvf_space_t *space, const kvf_block_t *blocks, size_t count
 kvf_status_t kvf_get(kvf_space_t *space, const kvf_block_t *blocks, size_t count, const kvf_request_options_t *options,
                      kvf_status_t *statuses, kvf_request_t *request) {
     wish_t wish = {.op = KVF__OP_GET, .blocks = blocks, .count = count};
+    return submit(space, &wish, options, statuses, request);
+}
+
+kvf_status_t kvf_get_table(kvf_space_t *space, const kvf_key_t *keys, size_t count,
+                           const kvf_request_options_t *options, kvf_status_t *statuses, kvf_table_t **table,
+                           kvf_request_t *request) {
+    wish_t wish = {.op = KVF__OP_GET, .keys = keys, .count = count, .table = table};
+    if (!table) return KVF_ERR_INVALID;
+    *table = NULL;
+    if (space && space->policy.kind != KVF_POLICY_FUSE) return KVF_ERR_UNSUPPORTED;
     return submit(space, &wish, options, statuses, request);
 }
 

@@ -1,7 +1,7 @@
 /* units.h - units of fused spaces that are kept for the next get: the least recently used go first.
  *
  * A unit is named by the number of its space and its id; it never changes. What is held (a reference) outlives its eviction, and the
- * cache itself. Threads: the loop's; the bytes of a held unit may be read by any. Locks: none. */
+ * cache itself. Threads: the loop's; the bytes of a held unit may be read by any, and any may let go of it. Locks: none. */
 #ifndef KVF_CLIENT_UNITS_H
 #define KVF_CLIENT_UNITS_H
 
@@ -20,11 +20,11 @@ typedef struct kvf__held_unit {
     struct {
         uint64_t space, id;
     } key;
-    unsigned refs; /* of those who hold it, and of the cache */
+    _Atomic unsigned refs; /* of those who hold it, tables of any thread too, and of the cache */
     bool is_kept;
     struct kvf__held_unit *prev, *next; /* while it is kept: least recently used first */
     size_t num_bytes;
-    uint8_t bytes[];
+    _Alignas(16) uint8_t bytes[];
 } kvf__held_unit_t;
 
 /* All 0 but bytes_max: an empty one. */

@@ -1,12 +1,17 @@
 /* fused.c - the coded side of a space: its life, what is copied of it for clients. */
 #include "daemon/fused_internal.h"
 
+#include "fusion/joint/joint.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-enum { COPIED_AT_ONCE = 1 << 20 /* bytes of units for which the lock is held */ };
+enum {
+    COPIED_AT_ONCE = 1 << 20, /* bytes of units for which the lock is held */
+    PIECE_EXTRA = 32, /* with a byte a plane: that a unit may have beside a block's bytes where nothing of it shrinks */
+};
 
 /* ---- life ---- */
 
@@ -22,6 +27,16 @@ static float *make_bounds(const kvf_layout_t *layout, const kvf_policy_t *policy
     return bounds;
 }
 
+/* A space in the paper's form: nothing is to be learnt. */
+static kvf_status_t begin_batches(kvf_space_t *space) {
+    kvf_fused_t *fused = space->fused;
+    uint64_t fit = KVF__BATCH_BYTES / space->block_bytes;
+    fused->batch_max = (uint32_t)(fit < 1 ? 1 : fit > KVF_POOL_BATCH_MAX ? KVF_POOL_BATCH_MAX : fit);
+    fused->bounds[0] = fused->bounds[1] = kvf_joint_bound(space->policy.tau);
+    fused->is_learning = false;
+    return kvf_pool_learn(fused->pool, NULL, 0);
+}
+
 static kvf_status_t create_pool(kvf_space_t *space) {
     kvf_fused_t *fused = space->fused;
     kvf_pool_options_t options = {
@@ -30,7 +45,9 @@ static kvf_status_t create_pool(kvf_space_t *space) {
         .memory = {.alloc = kvf__fused_pool_alloc, .free = kvf__fused_pool_free, .arg = space}};
     if (getrandom(&options.seed, sizeof(options.seed), 0) != (ssize_t)sizeof(options.seed)) return KVF_ERR_INTERNAL;
     float *bounds = NULL;
-    if (space->policy.kind != KVF_POLICY_EXACT) {
+    if (space->policy.kind == KVF_POLICY_FUSE) {
+        options.tau = space->policy.tau;
+    } else if (space->policy.kind != KVF_POLICY_EXACT) {
         bounds = make_bounds(space->layout, &space->policy);
         if (!bounds) return KVF_ERR_NO_MEMORY;
     }
@@ -40,6 +57,7 @@ static kvf_status_t create_pool(kvf_space_t *space) {
         fused->bounds[0] = space->policy.error_k;
         fused->bounds[1] = space->policy.error_v;
     }
+    if (status == KVF_OK && kvf_pool_form(fused->pool) == KVF_POOL_FUSED) status = begin_batches(space);
     free(bounds);
     return status;
 }
@@ -73,6 +91,13 @@ kvf_status_t kvf__fused_create(kvf_space_t *space, char *why, size_t why_bytes) 
     kvf_status_t status =
         fused->segments && fused->coders && fused->chunks && fused->unit_refs ? KVF_OK : KVF_ERR_NO_MEMORY;
     if (status == KVF_OK) status = kvf_heap_create(host.segment_bytes, (uint32_t)store->max_segments, &fused->heap);
+    if (status == KVF_OK && space->block_bytes + space->layout->layers * space->layout->planes + PIECE_EXTRA >
+                                kvf_heap_piece_max(fused->heap)) {
+        snprintf(why, why_bytes,
+                 "a block of %llu bytes, once coded, may not fit a segment: raise the daemon's segment-bytes (%llu)",
+                 (unsigned long long)space->block_bytes, (unsigned long long)host.segment_bytes);
+        status = KVF_ERR_TOO_LARGE;
+    }
     if (status == KVF_OK) status = create_pool(space);
     if (status == KVF_OK) kvf__fused_publish(fused);
     return status; /* kvf__fused_destroy takes what is half made */

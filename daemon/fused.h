@@ -22,7 +22,7 @@ typedef struct kvf_coded {
     _Atomic uint32_t
         record_id;    /* of the index's record, KVF_RECORD_NONE: not in the index, or not any more; the store's */
     uint32_t version; /* of the basis, > 0 */
-    float bounds[2];  /* largest ε of its K and V rows; 0: exact */
+    float bounds[2];  /* largest ε of its K and V rows, in the fused form of its planes; 0: exact */
     struct kvf_coded *next_freed; /* the store's */
     kvf_pool_piece_t record;
     uint32_t num_units;
@@ -91,7 +91,7 @@ uint32_t kvf_space_basis_version(kvf_space_t *space);
 /* What a client needs to decode blocks of `version` (0: the newest). */
 typedef struct kvf_basis_copy {
     uint32_t version;
-    uint32_t form;  /* KVF_POOL_BOUNDED or KVF_POOL_EXACT */
+    uint32_t form;  /* KVF_POOL_BOUNDED, … */
     uint8_t *image; /* the caller's to free; NULL: none is needed */
     size_t image_bytes;
     float *bounds; /* [layers, planes] of new blocks, the caller's to free; NULL: exact */

@@ -10,7 +10,7 @@
 
 /* ---- coders ---- */
 
-static kvf_status_t take_coder(kvf_fused_t *fused, kvf_pool_coder_t **coder) {
+kvf_status_t kvf__fused_take_coder(kvf_fused_t *fused, kvf_pool_coder_t **coder) {
     pthread_mutex_lock(&fused->lock);
     *coder = fused->num_coders ? fused->coders[--fused->num_coders] : NULL;
     kvf_status_t status = *coder ? KVF_OK : kvf_pool_coder_create(fused->pool, coder);
@@ -18,7 +18,7 @@ static kvf_status_t take_coder(kvf_fused_t *fused, kvf_pool_coder_t **coder) {
     return status;
 }
 
-static void give_coder(kvf_fused_t *fused, kvf_pool_coder_t *coder) {
+void kvf__fused_give_coder(kvf_fused_t *fused, kvf_pool_coder_t *coder) {
     pthread_mutex_lock(&fused->lock);
     bool is_kept = fused->num_coders < KVF__CODERS_IDLE_MAX;
     if (is_kept) fused->coders[fused->num_coders++] = coder;
@@ -29,7 +29,7 @@ static void give_coder(kvf_fused_t *fused, kvf_pool_coder_t *coder) {
 /* ---- the raw block ---- */
 
 /* Whether the bytes are those that landed. */
-static bool is_raw_sound(const kvf_space_t *space, const kvf_record_t *record) {
+bool kvf__fused_is_raw_sound(const kvf_space_t *space, const kvf_record_t *record) {
     const uint64_t *checksums = kvf_space_checksums(space, record);
     for (uint32_t layer = 0; layer < space->layout->layers; layer++)
         if (kvf_kernels()->hash64(kvf_space_layer(space, record, layer), space->layer_bytes) != checksums[layer])
@@ -62,7 +62,7 @@ static kvf_status_t make_ready(kvf_space_t *space, const size_t bytes[2]) {
 }
 
 /* Makes room for what the coder has, and has the pool keep it, as an entry of the table. [lock] */
-static kvf_status_t keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_coded_t **coded) {
+kvf_status_t kvf__fused_keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_coded_t **coded) {
     kvf_fused_t *fused = space->fused;
     size_t bytes[2];
     kvf_pool_coded(coder, &bytes[0], &bytes[1]);
@@ -108,7 +108,7 @@ static kvf_status_t run(kvf_space_t *space, kvf_pool_coder_t *coder, const kvf_p
     if (status != KVF_OK) return status;
     status = kvf_pool_encode(coder);
     pthread_mutex_lock(&fused->lock);
-    if (status == KVF_OK) status = keep(space, coder, entered);
+    if (status == KVF_OK) status = kvf__fused_keep(space, coder, entered);
     if (status != KVF_OK) kvf_pool_cancel(fused->pool, coder);
     fused->num_coding--;
     kvf__fused_unlock(fused);
@@ -118,10 +118,10 @@ static kvf_status_t run(kvf_space_t *space, kvf_pool_coder_t *coder, const kvf_p
 kvf_status_t kvf__fused_run(kvf_space_t *space, const kvf_pool_put_t *put, const kvf_pool_coded_put_t *coded,
                             kvf_coded_t **entered) {
     kvf_pool_coder_t *coder;
-    kvf_status_t status = take_coder(space->fused, &coder);
+    kvf_status_t status = kvf__fused_take_coder(space->fused, &coder);
     if (status != KVF_OK) return status;
     status = run(space, coder, put, coded, entered);
-    give_coder(space->fused, coder);
+    kvf__fused_give_coder(space->fused, coder);
     return status;
 }
 
@@ -152,9 +152,21 @@ static kvf_status_t swap(kvf_space_t *space, kvf_record_t *raw, kvf_coded_t *cod
     return KVF_OK;
 }
 
-kvf_status_t kvf__fused_code(kvf_space_t *space, kvf__task_t *task) {
+kvf_status_t kvf__fused_place(kvf_space_t *space, kvf__task_t *task, kvf_coded_t *coded) {
     kvf_fused_t *fused = space->fused;
-    if (!is_raw_sound(space, task->record)) return KVF_ERR_CORRUPT;
+    bool was_there;
+    pthread_mutex_lock(&space->mutex);
+    kvf_status_t status = swap(space, task->record, coded, &was_there);
+    pthread_mutex_unlock(&space->mutex);
+    if (status == KVF_OK && was_there) return KVF_OK;
+    pthread_mutex_lock(&fused->lock);
+    kvf__fused_leave(space, coded);
+    kvf__fused_unlock(fused);
+    return status;
+}
+
+kvf_status_t kvf__fused_code(kvf_space_t *space, kvf__task_t *task) {
+    if (!kvf__fused_is_raw_sound(space, task->record)) return KVF_ERR_CORRUPT;
     const void **planes = malloc((size_t)space->layout->layers * space->layout->planes * sizeof(*planes));
     if (!planes) return KVF_ERR_NO_MEMORY;
     kvf_pool_put_t put;
@@ -162,15 +174,5 @@ kvf_status_t kvf__fused_code(kvf_space_t *space, kvf__task_t *task) {
     kvf_coded_t *coded;
     kvf_status_t status = kvf__fused_run(space, &put, NULL, &coded);
     free((void *)planes);
-    if (status != KVF_OK) return status;
-
-    bool was_there;
-    pthread_mutex_lock(&space->mutex);
-    status = swap(space, task->record, coded, &was_there);
-    pthread_mutex_unlock(&space->mutex);
-    if (status == KVF_OK && was_there) return KVF_OK;
-    pthread_mutex_lock(&fused->lock);
-    kvf__fused_leave(space, coded);
-    kvf__fused_unlock(fused);
-    return status;
+    return status == KVF_OK ? kvf__fused_place(space, task, coded) : status;
 }

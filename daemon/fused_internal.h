@@ -1,5 +1,5 @@
 /* fused_internal.h - what the files of a space's coded side share: fused.c (life), fused_figures.c, fused_tasks.c (what is to be
- * coded), fused_code.c (one block), fused_put.c (one that came coded), fused_learn.c (the basis), fused_ratio.c (bounds of policy
+ * coded), fused_code.c (one block), fused_batch.c (several together), fused_put.c (one that came coded), fused_learn.c (the basis), fused_ratio.c (bounds of policy
  * ratio), fused_table.c (coded blocks), fused_room.c (heap: growing, evicting, giving away). */
 #ifndef KVF_DAEMON_FUSED_INTERNAL_H
 #define KVF_DAEMON_FUSED_INTERNAL_H
@@ -21,6 +21,8 @@ enum {
     KVF__UNIT_CHUNK = 1024, /* the same of units */
     KVF__UNIT_CHUNKS = 1 << 20,
     KVF__FUSED_SEGMENTS_MIN = 2, /* one for what lands, one for what is coded */
+    KVF__BATCH_BYTES =
+        32 << 20, /* of blocks that are coded together, unless one is larger: a coder takes as much again */
 };
 
 /* A block that came coded: it is looked at, and entered. */
@@ -65,7 +67,8 @@ struct kvf_fused {
     kvf__heap_segment_t *segments; /* [max_segments] by the heap's numbers [lock] */
     kvf_pool_coder_t **coders;     /* [KVF__CODERS_IDLE_MAX] idle ones [lock] */
     unsigned num_coders;
-    float bounds[2];        /* largest of K and V that new blocks are coded under [lock] */
+    float bounds[2]; /* largest of K and V that new blocks are coded under [lock]; fused form: of a plane as a whole */
+    uint32_t batch_max;     /* blocks that are coded together; 0: the form knows no batches */
     unsigned num_coding;    /* between begin and end [lock] */
     uint64_t window_blocks; /* coded since the bounds were looked at, and their bytes [lock] */
     double window_bytes;
@@ -162,6 +165,20 @@ kvf_status_t kvf__fused_code(kvf_space_t *space, kvf__task_t *task) KVF_MUST_CHE
 /* Codes `put`, or looks at what came `coded` (NULL: nothing did), makes room and keeps it, as an entry of the table. KVF_ERR_BUSY: for a moment. */
 kvf_status_t kvf__fused_run(kvf_space_t *space, const kvf_pool_put_t *put, const kvf_pool_coded_put_t *coded,
                             kvf_coded_t **entered) KVF_MUST_CHECK;
+
+kvf_status_t kvf__fused_take_coder(kvf_fused_t *fused, kvf_pool_coder_t **coder) KVF_MUST_CHECK;
+void kvf__fused_give_coder(kvf_fused_t *fused, kvf_pool_coder_t *coder);
+/* Whether the bytes of a raw block are those that landed. */
+bool kvf__fused_is_raw_sound(const kvf_space_t *space, const kvf_record_t *record);
+/* Makes room for what the coder has, and has the pool keep it, as an entry of the table. [lock, which may be let go meanwhile] */
+kvf_status_t kvf__fused_keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_coded_t **coded) KVF_MUST_CHECK;
+/* Puts a coded block in its raw one's place. KVF_OK also if that had gone; the entry has left then, and on a failure. */
+kvf_status_t kvf__fused_place(kvf_space_t *space, kvf__task_t *task, kvf_coded_t *coded) KVF_MUST_CHECK;
+
+/* ---- fused_batch.c ---- */
+/* Codes the blocks of `tasks` [count, at most batch_max] together, and puts each in its raw one's place: `statuses` [count] as of kvf__fused_code.
+ * Puts the tasks in another order, prompt by prompt. */
+void kvf__fused_code_batch(kvf_space_t *space, kvf__task_t **tasks, size_t count, kvf_status_t *statuses);
 
 /* ---- fused_put.c ---- */
 /* Enters a block that came coded. */

@@ -121,12 +121,13 @@ kvf_coded_t *kvf__fused_enter(kvf_space_t *space, kvf_pool_block_t block) {
         fused->free_numbers[fused->num_free++] = number;
         return NULL;
     }
-    *coded = (kvf_coded_t){.block = block,
-                           .number = number,
-                           .version = view.version,
-                           .bounds = {fused->bounds[0], fused->bounds[1]},
-                           .record = view.record,
-                           .num_units = view.num_units};
+    *coded =
+        (kvf_coded_t){.block = block,
+                      .number = number,
+                      .version = view.version,
+                      .bounds = {view.may_differ[0] ? fused->bounds[0] : 0, view.may_differ[1] ? fused->bounds[1] : 0},
+                      .record = view.record,
+                      .num_units = view.num_units};
     memcpy(coded->units, view.units, view.num_units * sizeof(coded->units[0]));
     set_entry(fused, number, coded);
     fused->table_bytes += entry_bytes(coded);

@@ -10,6 +10,7 @@
 
 #define TRY_FOR_NS   UINT64_C(5000000000) /* a block that finds no room for that long leaves */
 #define TRY_AGAIN_NS UINT64_C(10000000)
+#define LINGER_NS    UINT64_C(20000000) /* after a put that more blocks of its batch may follow */
 
 enum { CODED_IN_A_ROW = 4 /* blocks that came coded before a raw one has its turn */ };
 
@@ -148,6 +149,22 @@ static void give_up(kvf_space_t *space, kvf__task_t *task, kvf_status_t why) {
     kvf__fused_end_task(space, task);
 }
 
+/* Ends a task that was tried. False: it is to be tried again, and is still the caller's. */
+static bool settle(kvf_space_t *space, kvf__task_t *task, kvf_status_t status, uint64_t start, uint64_t now) {
+    if (status == KVF_OK || kvf_space_is_dropped(space)) {
+        if (task->coded)
+            kvf__fused_end_coded_task(space, task, status);
+        else
+            kvf__fused_end_task(space, task);
+        return true;
+    }
+    if (!task->tried_ns) task->tried_ns = start;
+    bool may_wait = status == KVF_ERR_NO_SPACE || status == KVF_ERR_NO_MEMORY || status == KVF_ERR_BUSY;
+    if (may_wait && now - task->tried_ns <= TRY_FOR_NS) return false;
+    give_up(space, task, status);
+    return true;
+}
+
 /* Codes the oldest task. */
 static uint64_t code_one(kvf_space_t *space) {
     kvf_fused_t *fused = space->fused;
@@ -159,21 +176,58 @@ static uint64_t code_one(kvf_space_t *space) {
                                                       : kvf__fused_code(space, task);
     uint64_t now = kvf__now_ns();
     atomic_fetch_add_explicit(&fused->code_ns, now - start, memory_order_relaxed);
-    if (status == KVF_OK || kvf_space_is_dropped(space)) {
-        if (task->coded)
-            kvf__fused_end_coded_task(space, task, status);
-        else
-            kvf__fused_end_task(space, task);
-        return KVF_WORK_NOW;
-    }
-    if (!task->tried_ns) task->tried_ns = start;
-    bool may_wait = status == KVF_ERR_NO_SPACE || status == KVF_ERR_NO_MEMORY || status == KVF_ERR_BUSY;
-    if (!may_wait || now - task->tried_ns > TRY_FOR_NS) {
-        give_up(space, task, status);
-        return KVF_WORK_NOW;
-    }
+    if (settle(space, task, status, start, now)) return KVF_WORK_NOW;
     return_task(fused, task);
     return now + TRY_AGAIN_NS;
+}
+
+/* ---- batches ---- */
+
+/* When a batch may begin: at once if there are enough for a whole one, or puts would have to wait; else when none has come for a moment. */
+static uint64_t batch_due_ns(const kvf_space_t *space) {
+    const kvf_fused_t *fused = space->fused;
+    uint64_t staging = atomic_load_explicit(&space->store->staging, memory_order_relaxed);
+    bool is_full = atomic_load_explicit(&fused->num_tasks, memory_order_relaxed) >= fused->batch_max ||
+                   staging > space->store->options.staging_bytes / 2 || kvf_space_is_dropped(space);
+    return is_full ? 0 : fused->last_put_ns + LINGER_NS;
+}
+
+/* Takes the oldest tasks. Returns how many, 0 with when to look again in `due_ns`. */
+static size_t take_batch(kvf_space_t *space, kvf__task_t **tasks, uint64_t *due_ns) {
+    kvf_fused_t *fused = space->fused;
+    size_t count = 0;
+    pthread_mutex_lock(&fused->tasks_lock);
+    *due_ns = fused->tasks ? batch_due_ns(space) : KVF_WORK_NONE;
+    while (*due_ns <= kvf__now_ns() && fused->tasks && count < fused->batch_max) {
+        tasks[count] = fused->tasks;
+        DL_DELETE(fused->tasks, tasks[count]);
+        count++;
+    }
+    atomic_fetch_sub_explicit(&fused->num_tasks, count, memory_order_relaxed);
+    pthread_mutex_unlock(&fused->tasks_lock);
+    return count;
+}
+
+/* Codes the oldest tasks together. Of those that found no room the first one's patience counts. */
+static uint64_t code_batch(kvf_space_t *space) {
+    kvf_fused_t *fused = space->fused;
+    kvf__task_t *tasks[KVF_POOL_BATCH_MAX];
+    kvf_status_t statuses[KVF_POOL_BATCH_MAX];
+    uint64_t due_ns;
+    size_t count = take_batch(space, tasks, &due_ns), returned = 0;
+    if (!count) return due_ns;
+    uint64_t start = kvf__now_ns();
+    for (size_t i = 0; i < count; i++) statuses[i] = KVF_ERR_NOT_FOUND;
+    if (!kvf_space_is_dropped(space)) kvf__fused_code_batch(space, tasks, count, statuses);
+    uint64_t now = kvf__now_ns();
+    atomic_fetch_add_explicit(&fused->code_ns, now - start, memory_order_relaxed);
+    for (size_t i = 0; i < count; i++) {
+        bool was_tried = statuses[i] != KVF_ERR_BUSY; /* another one was, and kept it from it */
+        if (was_tried && settle(space, tasks[i], statuses[i], start, now)) continue;
+        tasks[returned++] = tasks[i];
+    }
+    for (size_t i = returned; i-- > 0;) return_task(fused, tasks[i]);
+    return returned ? now + TRY_AGAIN_NS : KVF_WORK_NOW;
 }
 
 uint64_t kvf__fused_work(kvf_space_t *space) {
@@ -185,6 +239,6 @@ uint64_t kvf__fused_work(kvf_space_t *space) {
     }
     uint64_t due_ns = kvf__fused_give(space);
     bool is_learning = atomic_load_explicit(&fused->is_learning, memory_order_acquire) && !kvf_space_is_dropped(space);
-    uint64_t next_ns = is_learning ? kvf__fused_learn(space) : code_one(space);
+    uint64_t next_ns = is_learning ? kvf__fused_learn(space) : fused->batch_max ? code_batch(space) : code_one(space);
     return next_ns < due_ns ? next_ns : due_ns;
 }

@@ -71,6 +71,9 @@ void kvf_index_destroy(kvf_index_t *index);
  * the key has no valid length. What was written before publish is seen by the caller. [any thread] */
 kvf_record_t *kvf_index_acquire(const kvf_index_t *index, const void *key, size_t key_bytes);
 
+/* Copies the key of a record that the caller holds: its bytes, at most KVF_INDEX_KEY_BYTES_MAX. Returns how many. [any thread] */
+size_t kvf_index_key(const kvf_index_t *index, const kvf_record_t *record, uint8_t *bytes);
+
 /* How many of `keys` [count], from the first on, are readable. Takes no reference and writes nothing; each key was
  * readable at some moment of the call. Far faster a key than acquire: it asks memory for many keys at once.
  * [any thread] */

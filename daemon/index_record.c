@@ -88,6 +88,10 @@ size_t kvf__record_key(const kvf_index_t *index, const kvf_record_t *record, uin
     return key_bytes;
 }
 
+size_t kvf_index_key(const kvf_index_t *index, const kvf_record_t *record, uint8_t *bytes) {
+    return kvf__record_key(index, record, bytes);
+}
+
 void kvf__record_set_key(kvf_index_t *index, kvf_record_t *record, const kvf_key_t *key, uint32_t tail_id) {
     uint64_t words[KVF__KEY_WORDS] = {0};
     memcpy(words, key->bytes, key->num_bytes);

@@ -43,6 +43,9 @@ static void add_up(kvf_fused_stats_t *sum, const kvf_fused_stats_t *one) {
     sum->pool.bytes_index += one->pool.bytes_index;
     sum->pool.bytes_basis += one->pool.bytes_basis;
     sum->pool.planes_same += one->pool.planes_same;
+    sum->pool.planes += one->pool.planes;
+    sum->pool.planes_fused += one->pool.planes_fused;
+    sum->pool.means += one->pool.means;
     sum->pool.encoded_bytes += one->pool.encoded_bytes;
     sum->pool.encode_ns += one->pool.encode_ns;
     sum->pool.find_ns += one->pool.find_ns;
@@ -75,6 +78,9 @@ static json_t *fusion_object(const kvf_fused_stats_t *sum, share_t share, uint32
     set_number(object, "bytes_bases", sum->pool.bytes_basis);
     for (int kind = 0; kind < KVF_ROW_KINDS; kind++) set_number(object, kinds[kind], sum->pool.rows[kind]);
     set_number(object, "planes_same", sum->pool.planes_same);
+    set_number(object, "planes", sum->pool.planes); /* of spaces under policy fuse, and what follows */
+    set_number(object, "planes_fused", sum->pool.planes_fused);
+    set_number(object, "means", sum->pool.means);
     json_object_set_new(object, "worst_row_of_bound", json_real(sum->pool.worst));
     set_number(object, "encoded_bytes", sum->pool.encoded_bytes);
     set_number(object, "encode_ms", sum->pool.encode_ns / 1000000);
@@ -148,10 +154,12 @@ static void report_fused_space(kvf_space_t *space, const kvf_space_stats_t *all,
     kvf_text_printf(out,
                     " coded=%" PRIu64 " waiting=%" PRIu64 " learning=%s units=%" PRIu64 " bytes_put=%" PRIu64
                     " bytes_held=%" PRIu64 " ratio=%.3f raw=%" PRIu64 " records=%" PRIu64 " unit_bytes=%" PRIu64
-                    " candidates=%" PRIu64 " basis=%" PRIu64 " worst=%.3f",
+                    " candidates=%" PRIu64 " basis=%" PRIu64 " worst=%.3f planes=%" PRIu64 " planes_fused=%" PRIu64
+                    " planes_same=%" PRIu64 " means=%" PRIu64,
                     fused.coded_blocks, fused.tasks, fused.is_learning ? "yes" : "no", fused.pool.units,
                     share.bytes_put, share.bytes_held, ratio_of(share), fused.raw_bytes, fused.pool.bytes_records,
-                    fused.pool.bytes_units, fused.pool.bytes_index, fused.pool.bytes_basis, (double)fused.pool.worst);
+                    fused.pool.bytes_units, fused.pool.bytes_index, fused.pool.bytes_basis, (double)fused.pool.worst,
+                    fused.pool.planes, fused.pool.planes_fused, fused.pool.planes_same, fused.pool.means);
 }
 
 void kvf_report_space(kvf_space_t *space, kvf_text_t *out) {

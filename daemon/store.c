@@ -123,10 +123,6 @@ static kvf_status_t make_space(kvf_store_t *store, const char *name, const kvf_l
                  count);
         return KVF_ERR_BUSY;
     }
-    if (policy->kind == KVF_POLICY_FUSE) {
-        snprintf(why, why_bytes, "the daemon holds no blocks in the form of 'fuse T' yet: 'error E' bounds each row");
-        return KVF_ERR_POLICY;
-    }
     uint32_t place = find_place(store, NULL);
     kvf_status_t status = check_size(store, layout, why, why_bytes);
     if (status == KVF_OK)

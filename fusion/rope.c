@@ -123,6 +123,8 @@ void kvf_rope_destroy(kvf_rope_t *rope) {
 
 bool kvf_rope_turns(const kvf_rope_t *rope, uint32_t plane) { return rope->style != KVF_ROPE_NONE && plane == 0; }
 
+uint32_t kvf_rope_dim(const kvf_rope_t *rope) { return rope->rope_dim; }
+
 uint32_t kvf_rope_num_tables(const kvf_rope_t *rope) { return rope->num_tables; }
 
 uint32_t kvf_rope_table(const kvf_rope_t *rope, uint32_t layer) { return rope->table_of[layer]; }

@@ -26,6 +26,9 @@ void kvf_rope_destroy(kvf_rope_t *rope);
 /* Whether rows of `plane` are turned at all: K (plane 0) of a layout with a rope_style. */
 bool kvf_rope_turns(const kvf_rope_t *rope, uint32_t plane);
 
+/* Leading dims that are turned; 0 if there is no RoPE. */
+uint32_t kvf_rope_dim(const kvf_rope_t *rope);
+
 /* Tables that differ: layers with equal frequencies share one, so that a block's angles are computed once for each. 0 if
  * there is no RoPE. */
 uint32_t kvf_rope_num_tables(const kvf_rope_t *rope);

@@ -62,6 +62,7 @@ typedef enum kvf_frame_type {
 typedef enum kvf_form {
     KVF_FORM_BOUNDED = 1, /* fusion/coder: rows within a bound */
     KVF_FORM_EXACT = 2,   /* fusion/exact: every bit */
+    KVF_FORM_FUSED = 3,   /* fusion/joint: shared units and gains */
 } kvf_form_t;
 
 typedef struct kvf_frame_head {

@@ -69,6 +69,11 @@ static bool is_near(const client_t *c, const uint8_t *block, uint64_t number, co
     uint64_t last = c->task->block_bytes - (uint64_t)layout->kv_heads * layout->head_dim * 2;
     double bound = kvf_cli_bound(&c->task->policy, told, 0);
     kvf_row_errors_t errors = {0};
+    kvf_plane_errors_t whole = {0};
+    if (c->task->policy.kind == KVF_POLICY_FUSE) { /* a row has no bound, the first plane has one */
+        kvf_verify_whole(layout, source, block, layout->block_tokens, (double)told[0], &whole);
+        return kvf_verify_is_whole_kept(&whole);
+    }
     kvf_verify_plane(layout, source, block, 1, bound, &errors);
     kvf_verify_plane(layout, source + last, block + last, 1, bound, &errors);
     return kvf_verify_is_kept(&errors);

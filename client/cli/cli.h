@@ -78,7 +78,7 @@ bool kvf_cli_parse_bytes(const char *text, uint64_t *bytes);
 /* Parses a decimal count of at most `max`. */
 bool kvf_cli_parse_count(const char *text, uint64_t max, uint64_t *count);
 /* The bound of a row of K (`plane` 0) or V (1) of a block in a space of `policy`, `told` [K and V] by the get that brought it
- * (kvf_request_options_t.bounds). 0: the same bits. */
+ * (kvf_request_options_t.bounds). 0: the same bits. INFINITY: rows have none, planes as a whole have what was told (policy fuse). */
 double kvf_cli_bound(const kvf_policy_t *policy, const float told[2], unsigned plane);
 /* Fills [bytes], a multiple of 8, with bf16 values that stand in for KV: 1 to 2, of either sign, others for each `seed`. */
 void kvf_cli_fill(uint8_t *to, size_t bytes, uint64_t seed);

@@ -1,6 +1,7 @@
 /* policy.c - the options of commands that use a space: its policy, who codes what is put, and what rows are held to then. */
 #include "client/cli/cli.h"
 
+#include <math.h>
 #include <string.h>
 
 static error_t parse_policy(int key, char *argument, struct argp_state *state) {
@@ -23,7 +24,8 @@ static error_t parse_put_mode(int key, char *argument, struct argp_state *state)
 }
 
 static const struct argp_option policy_options[] = {
-    {"policy", 'p', "POLICY", 0, "Of the space: exact, 'error E', 'error K=E,V=E' or 'ratio R' (exact)", 0}, {0}};
+    {"policy", 'p', "POLICY", 0, "Of the space: exact, 'error E', 'error K=E,V=E', 'ratio R' or 'fuse T' (exact)", 0},
+    {0}};
 const struct argp kvf_cli_policy_argp = {.options = policy_options, .parser = parse_policy};
 
 static const struct argp_option put_mode_options[] = {
@@ -33,6 +35,7 @@ const struct argp kvf_cli_put_mode_argp = {.options = put_mode_options, .parser 
 double kvf_cli_bound(const kvf_policy_t *policy, const float told[2], unsigned plane) {
     if (policy->kind == KVF_POLICY_EXACT) return 0;
     if (policy->kind == KVF_POLICY_ERROR) return (double)(plane == 0 ? policy->error_k : policy->error_v);
+    if (policy->kind == KVF_POLICY_FUSE && told[plane] > 0) return INFINITY;
     return (double)told[plane];
 }
 

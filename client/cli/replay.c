@@ -56,6 +56,11 @@ static bool is_block(const replay_t *replay, const uint8_t *bytes, uint64_t id, 
     kvf_layout_t layout = layout_of(replay->options);
     kvf_cli_fill(expected, replay->options->block_bytes, id);
     kvf_row_errors_t errors = {0};
+    kvf_plane_errors_t whole = {0};
+    if (replay->options->policy.kind == KVF_POLICY_FUSE) {
+        kvf_verify_whole(&layout, expected, bytes, layout.block_tokens, (double)told[0], &whole);
+        return kvf_verify_is_whole_kept(&whole);
+    }
     kvf_verify_plane(&layout, expected, bytes, layout.block_tokens, kvf_cli_bound(&replay->options->policy, told, 0),
                      &errors);
     return kvf_verify_is_kept(&errors);

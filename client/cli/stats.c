@@ -172,11 +172,11 @@ static void print_fusion(const json_t *fusion) {
     char put[KVF_CLI_NUMBER_BYTES], held[KVF_CLI_NUMBER_BYTES];
     if (!number(fusion, "spaces")) return;
     printf(
-        "  fused  ratio %.2f: %s put, %s held for it; %lld blocks coded, %lld wait%s; worst row at %.4f of its bound\n",
+        "  fused  ratio %.2f: %s put, %s held for it; %lld blocks coded, %lld wait%s; worst %s at %.4f of its bound\n",
         real(fusion, "ratio"), kvf_cli_format_bytes(real(fusion, "bytes_put"), put),
         kvf_cli_format_bytes(real(fusion, "bytes_held"), held), number(fusion, "blocks_coded"),
         number(fusion, "blocks_waiting"), number(fusion, "spaces_learning") ? " (learning)" : "",
-        real(fusion, "worst_row_of_bound"));
+        number(fusion, "planes") ? "row or plane" : "row", real(fusion, "worst_row_of_bound"));
 }
 
 /* A few lines for people, out of `stats json`. */

@@ -109,6 +109,11 @@ static void print_fusion(FILE *to, const json_t *now, const json_t *before, doub
     fprintf(to, "  rows   same %.1f %%   referring %.1f %%   alone %.1f %%   worst error %.2f of its bound\n",
             rows > 0 ? 100 * number(f, "rows_same") / rows : 0, rows > 0 ? 100 * number(f, "rows_referring") / rows : 0,
             rows > 0 ? 100 * number(f, "rows_alone") / rows : 0, number(f, "worst_row_of_bound"));
+    double planes = number(f, "planes");
+    if (planes > 0)
+        fprintf(to, "  planes fused %.1f %%   bit for bit %.1f %%   %.1f a shared vector of a batch\n",
+                100 * number(f, "planes_fused") / planes, 100 * number(f, "planes_same") / planes,
+                number(f, "means") > 0 ? number(f, "planes_fused") / number(f, "means") : 0);
     fprintf(to, "  coded  %.2f GB/s now, %.2f GB/s an encoder\n\n", seconds > 0 ? coded / seconds / 1e9 : 0,
             ms > 0 ? coded / ms / 1e6 : 0);
 }

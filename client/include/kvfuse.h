@@ -107,7 +107,9 @@ typedef enum kvf_policy_kind {
     /* Every row within a bound that the daemon chooses for its layer, so that blocks take about 1 / ratio of their bytes. A block
      * keeps the bound that it was coded under. */
     KVF_POLICY_RATIO = 2,
-    /* A row may become another one's direction times its own length, if their cosine is tau or more. No daemon holds it yet. */
+    /* K or V of one layer of a block, as one vector, may become a gain × a direction that several blocks share, if the cosine of what comes
+     * back with what was put is tau or more: then ‖x − x̂‖ ≤ √(1 − tau²) ‖x‖ for that vector as a whole. Short rows of it may be off by
+     * more than themselves. Blocks that are put in one request, or soon after each other, are fused together. See kvf_get_table. */
     KVF_POLICY_FUSE = 3,
 } kvf_policy_kind_t;
 
@@ -252,7 +254,9 @@ typedef struct kvf_request_options {
     uint32_t first_layer; /* get: only the layers first_layer … first_layer + num_layers - 1 */
     uint32_t num_layers;  /* 0: all from first_layer on */
     void *user;           /* comes back in the completion */
-    float *bounds;        /* get: [count, K and V] ε of each block that came, 0: exact; borrowed; NULL: not told */
+    /* get: [count, K and V] ε of each block that came, 0: exact; borrowed; NULL: not told. Of policy FUSE it is of planes as a whole, not of
+     * each row. */
+    float *bounds;
 } kvf_request_options_t;
 
 /* All calls below: `count` is 1 to 2^20. Keys, pieces, blocks and options are copied, and may go when the call returns. The
@@ -271,6 +275,36 @@ KVF_API_CHECK kvf_status_t kvf_put(kvf_space_t *space, const kvf_block_t *blocks
 KVF_API_CHECK kvf_status_t kvf_get(kvf_space_t *space, const kvf_block_t *blocks, size_t count,
                                    const kvf_request_options_t *options, kvf_status_t *statuses,
                                    kvf_request_t *request);
+
+/* Blocks of a space under policy FUSE as the store holds them: vectors that many blocks share, each once, and for every plane of every block
+ * which vector it is and with what gain. An engine can attend over them without a copy of each block. A plane is K or V of a layer;
+ * plane (layer - first_layer) × planes a layer + K|V. Of block b the plane p is
+ *
+ *   gain × the vector;   K first turned by `turn` tokens: by the layout's RoPE at position `turn`, back if it is negative; all tokens alike
+ *
+ * rounded to the layout's dtype, as kvf_get rounds it. So q·k of a query is gain × (q turned by -turn)·(row of the vector), and products
+ * with a vector serve all blocks that have it with one turn. */
+#define KVF_TABLE_NONE UINT32_MAX
+typedef struct kvf_table {
+    size_t num_blocks;                            /* the keys, in their order */
+    uint32_t first_layer, num_layers, num_planes; /* num_planes: of all these layers */
+    const uint32_t *numbers; /* [num_planes, num_blocks] of a vector; KVF_TABLE_NONE: the block did not come */
+    const float *gains;      /* [num_planes, num_blocks]; of a block that the daemon has not fused yet all 1 */
+    const int64_t *turns;    /* [num_planes, num_blocks] tokens; 0 for V, and without RoPE */
+    size_t num_vectors;
+    const void *const *
+        vectors; /* [num_vectors]: [token, head, dim] of the layout's dtype, and aligned for it; to 16 if vector_bytes is */
+    size_t vector_bytes;
+} kvf_table_t;
+
+/* Reads blocks into a table. Status of each as of kvf_get. `*table` is NULL until the request's completion is taken (kvf_poll, kvf_wait,
+ * kvf_wait_request), and `table` must stay until then; afterwards the table is the caller's, whatever the statuses are, to be freed by
+ * kvf_table_free. It never changes and needs no client: it may outlive kvf_close, and be read and freed by any thread. Also returns
+ * KVF_ERR_UNSUPPORTED: the space has another policy. */
+KVF_API_CHECK kvf_status_t kvf_get_table(kvf_space_t *space, const kvf_key_t *keys, size_t count,
+                                         const kvf_request_options_t *options, kvf_status_t *statuses,
+                                         kvf_table_t **table, kvf_request_t *request);
+KVF_API void kvf_table_free(kvf_table_t *table); /* NULL is allowed */
 
 /* Counts how many of `keys`, from the first on, are readable (`completion.matched`). Changes nothing, holds nothing:
  * a get right after may still miss. */

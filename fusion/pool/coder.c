@@ -12,8 +12,9 @@ kvf_status_t kvf_pool_coder_create(kvf_pool_t *pool, kvf_pool_coder_t **coder) {
     if (!made) return KVF_ERR_NO_MEMORY;
     made->form = pool->form;
     made->layout = pool->layout;
-    made->pins = malloc(pool->form->pins_max(pool) * sizeof(*made->pins));
-    kvf_status_t status = made->pins ? pool->form->coder_create(pool, made) : KVF_ERR_NO_MEMORY;
+    made->pins = malloc((pool->form->pins_max(pool) + pool->form->batch_max) * sizeof(*made->pins));
+    made->items = calloc(pool->form->batch_max ? pool->form->batch_max : 1, sizeof(*made->items));
+    kvf_status_t status = made->pins && made->items ? pool->form->coder_create(pool, made) : KVF_ERR_NO_MEMORY;
     if (status)
         kvf_pool_coder_destroy(made);
     else
@@ -25,6 +26,7 @@ void kvf_pool_coder_destroy(kvf_pool_coder_t *coder) {
     if (!coder) return;
     coder->form->coder_destroy(coder);
     free(coder->pins);
+    free(coder->items);
     free(coder);
 }
 
@@ -74,7 +76,7 @@ static void drop_pins(kvf_pool_t *pool, kvf_pool_coder_t *coder, bool is_kept) {
     coder->num_pins = 0;
 }
 
-/* ---- begin ---- */
+/* ---- prepare ---- */
 
 /* coder->put without token ids has what stands for them. */
 static void take_put(kvf_pool_coder_t *coder, const kvf_pool_put_t *put) {
@@ -115,6 +117,97 @@ static kvf_status_t begin_in_slot(kvf_pool_t *pool, kvf_pool_coder_t *coder, con
     return KVF_OK;
 }
 
+/* ---- begin a batch ---- */
+
+/* Makes item `i` the one at hand. */
+static void take_item(kvf_pool_coder_t *coder, uint32_t i) {
+    const kvf__item_t *item = &coder->items[i];
+    coder->at_item = i;
+    coder->put = item->put;
+    coder->block = item->block;
+    coder->unit = item->unit;
+    coder->out = item->out;
+    coder->is_new = true;
+    coder->was_coded = false;
+}
+
+static kvf_status_t take_slots(kvf_pool_t *pool, kvf__item_t *item) {
+    kvf__block_t *block;
+    kvf_status_t status = kvf__unit_take(pool, &item->unit);
+    if (status) return status;
+    status = kvf__block_take(pool, &block);
+    if (status) {
+        kvf__unit_give(pool, item->unit);
+        return status;
+    }
+    item->block = (uint32_t)(block - pool->blocks);
+    return KVF_OK;
+}
+
+/* Gives back the slots of items that have not ended, from `first` on. */
+static void give_slots(kvf_pool_t *pool, kvf_pool_coder_t *coder, uint32_t first) {
+    for (uint32_t i = coder->num_items; i-- > first;) {
+        kvf__unit_give(pool, coder->items[i].unit);
+        kvf__block_give(pool, &pool->blocks[coder->items[i].block]);
+    }
+    coder->num_items = 0;
+}
+
+static bool is_batch_sound(const kvf_pool_coder_t *coder, const kvf_pool_batch_t *batch) {
+    if (!batch->count || batch->count > coder->form->batch_max) return false;
+    for (size_t i = 0; i < batch->count; i++) {
+        if (!kvf__is_put_sound(coder->layout, &batch->puts[i])) return false;
+        if (i && batch->requests && batch->requests[i] < batch->requests[i - 1]) return false;
+    }
+    return true;
+}
+
+kvf_status_t kvf_pool_prepare_batch(kvf_pool_coder_t *coder, const kvf_pool_batch_t *batch) {
+    if (!coder->form->batch_max) return KVF_ERR_UNSUPPORTED;
+    if (coder->stage > KVF__PREPARED || !is_batch_sound(coder, batch)) return KVF_ERR_INVALID;
+    uint64_t start = kvf__pool_now_ns();
+    coder->out = (kvf__coded_t){0};
+    coder->prepared_batch = *batch;
+    coder->form->prepare_batch(coder, batch);
+    coder->out.find_ns = kvf__pool_now_ns() - start;
+    coder->stage = KVF__PREPARED;
+    return KVF_OK;
+}
+
+static bool is_prepared_for_batch(const kvf_pool_coder_t *coder, const kvf_pool_batch_t *batch) {
+    return coder->stage == KVF__PREPARED && coder->prepared_batch.puts == batch->puts &&
+           coder->prepared_batch.count == batch->count && coder->prepared_batch.requests == batch->requests;
+}
+
+kvf_status_t kvf_pool_begin_batch(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_batch_t *batch) {
+    if (!is_prepared_for_batch(coder, batch)) {
+        kvf_status_t status = kvf_pool_prepare_batch(coder, batch);
+        if (status) return status;
+    }
+    uint64_t start = kvf__pool_now_ns();
+    kvf_status_t status = KVF_OK;
+    for (coder->num_items = 0; coder->num_items < batch->count; coder->num_items++) {
+        kvf__item_t *item = &coder->items[coder->num_items];
+        *item = (kvf__item_t){.put = batch->puts[coder->num_items],
+                              .request = batch->requests ? batch->requests[coder->num_items] : 0};
+        status = take_slots(pool, item);
+        if (status) break;
+    }
+    coder->num_pins = 0;
+    if (!status) status = coder->form->find(pool, coder);
+    if (status) {
+        drop_pins(pool, coder, false);
+        give_slots(pool, coder, 0);
+        return status;
+    }
+    coder->at_item = 0;
+    coder->out.find_ns += kvf__pool_now_ns() - start;
+    coder->stage = KVF__BEGUN;
+    return KVF_OK;
+}
+
+/* ---- begin ---- */
+
 /* Takes a slot for the block, too. */
 static kvf_status_t begin_new(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_coded_put_t *coded) {
     kvf__block_t *block;
@@ -129,12 +222,14 @@ static kvf_status_t begin_new(kvf_pool_t *pool, kvf_pool_coder_t *coder, const k
 }
 
 kvf_status_t kvf_pool_prepare(kvf_pool_coder_t *coder, const kvf_pool_put_t *put) {
+    if (coder->form->batch_max) return kvf_pool_prepare_batch(coder, &(kvf_pool_batch_t){.puts = put, .count = 1});
     if (coder->stage > KVF__PREPARED || !kvf__is_put_sound(coder->layout, put)) return KVF_ERR_INVALID;
     prepare(coder, put);
     return KVF_OK;
 }
 
 kvf_status_t kvf_pool_begin(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_put_t *put) {
+    if (coder->form->batch_max) return kvf_pool_begin_batch(pool, coder, &(kvf_pool_batch_t){.puts = put, .count = 1});
     if (!is_prepared_for(coder, put)) {
         kvf_status_t status = kvf_pool_prepare(coder, put);
         if (status) return status;
@@ -170,7 +265,10 @@ kvf_status_t kvf_pool_encode(kvf_pool_coder_t *coder) {
     uint64_t start = kvf__pool_now_ns(), found = coder->out.find_ns;
     kvf_status_t status = coder->form->encode(coder);
     if (status) return status;
-    coder->out.encode_ns = kvf__pool_now_ns() - start - (coder->out.find_ns - found);
+    uint64_t find_ns = coder->out.find_ns;
+    if (coder->num_items) take_item(coder, 0); /* the time of all counts with the first */
+    coder->out.find_ns = find_ns;
+    coder->out.encode_ns = kvf__pool_now_ns() - start - (find_ns - found);
     coder->stage = KVF__ENCODED;
     return KVF_OK;
 }
@@ -194,10 +292,29 @@ static void count(kvf_pool_t *pool, const kvf_pool_coder_t *coder) {
     for (int kind = 0; kind < KVF_ROW_KINDS; kind++) stats->rows[kind] += out->rows[kind];
     if (out->worst > stats->worst) stats->worst = out->worst;
     stats->planes_same += out->planes_same;
+    stats->planes += out->planes;
+    stats->planes_fused += out->planes_fused;
+    stats->means += out->means;
     stats->find_ns += out->find_ns;
     if (coder->was_coded) return;
     stats->encode_ns += out->encode_ns;
     stats->encoded_bytes += kvf__block_bytes(pool, coder->put.tokens);
+}
+
+/* The block of a batch takes its references; its unit stays for the blocks behind it, which may refer to it. */
+static void end_item(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf__block_t *block) {
+    uint32_t units = coder->form->units_of(pool, block, pool->ids);
+    for (uint32_t i = 0; i < units; i++)
+        if (pool->ids[i] != coder->unit) pool->units[(uint32_t)pool->ids[i] - 1].refs++; /* it is pinned */
+    if (coder->form->kept) coder->form->kept(pool, coder, block);
+    if (coder->at_item + 1 < coder->num_items) {
+        if (coder->out.unit) (void)kvf__coder_pin(pool, coder, coder->unit);
+        take_item(coder, coder->at_item + 1);
+        return;
+    }
+    drop_pins(pool, coder, false);
+    coder->num_items = 0;
+    coder->stage = KVF__IDLE;
 }
 
 kvf_status_t kvf_pool_end(kvf_pool_t *pool, kvf_pool_coder_t *coder, kvf_pool_block_t *handle) {
@@ -217,20 +334,26 @@ kvf_status_t kvf_pool_end(kvf_pool_t *pool, kvf_pool_coder_t *coder, kvf_pool_bl
         kvf__unit_keep(pool, coder->unit, part);
     else
         kvf__unit_give(pool, coder->unit);
-    drop_pins(pool, coder, true);
+    if (!coder->num_items) drop_pins(pool, coder, true);
     kvf__block_t *block = &pool->blocks[coder->block];
     if (block->is_staged) kvf__unstage(pool, block->tokens);
     kvf__block_empty(pool, block);
     block->record = record;
     block->tokens = coder->put.tokens;
     count(pool, coder);
-    coder->stage = KVF__IDLE;
     *handle = kvf__block_handle(pool, block);
+    if (coder->num_items)
+        end_item(pool, coder, block);
+    else
+        coder->stage = KVF__IDLE;
     return KVF_OK;
 }
 
 void kvf_pool_cancel(kvf_pool_t *pool, kvf_pool_coder_t *coder) {
-    if (coder->stage >= KVF__BEGUN) {
+    if (coder->stage >= KVF__BEGUN && coder->num_items) {
+        drop_pins(pool, coder, false);
+        give_slots(pool, coder, coder->at_item);
+    } else if (coder->stage >= KVF__BEGUN) {
         drop_pins(pool, coder, false);
         kvf__unit_give(pool, coder->unit);
         if (coder->is_new) kvf__block_give(pool, &pool->blocks[coder->block]);

@@ -38,14 +38,18 @@ static kvf_status_t fill(kvf_pool_t *pool, const kvf_pool_options_t *options) {
     return pool->ids && pool->pieces ? KVF_OK : KVF_ERR_NO_MEMORY;
 }
 
+static const kvf__pool_form_t *form_of(const kvf_pool_options_t *options) {
+    if (options->bounds && !is_finer_than_values(options->layout, options->bounds)) return &kvf__bounded_form;
+    return options->tau > 0 && !options->bounds ? &kvf__joint_form : &kvf__exact_form;
+}
+
 kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **pool) {
     char why[128];
     const kvf_layout_t *layout = options->layout;
-    if (kvf_layout_check(layout, why, sizeof(why))) return KVF_ERR_INVALID;
+    if (kvf_layout_check(layout, why, sizeof(why)) || !(options->tau >= 0 && options->tau < 1)) return KVF_ERR_INVALID;
     kvf_pool_t *made = calloc(1, sizeof(*made));
     if (!made) return KVF_ERR_NO_MEMORY;
-    made->form =
-        options->bounds && !is_finer_than_values(layout, options->bounds) ? &kvf__bounded_form : &kvf__exact_form;
+    made->form = form_of(options);
     made->memory = options->memory;
     atomic_init(&made->is_learning, true);
     made->free_unit = made->free_block = KVF__NO_SLOT;

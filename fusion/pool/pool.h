@@ -1,16 +1,20 @@
 /* pool.h - blocks of one space held in fused form, in memory: units, records, candidates, basis, lifetimes.
  *
- * A block is put as the engine holds it. While the pool still learns it is *staged* as it came; then it is coded, in one of two forms:
+ * A block is put as the engine holds it. While the pool still learns it is *staged* as it came; then it is coded, in one of three forms:
  *   - bounded: every row within its bound (coder/block.h), with references to units of earlier blocks, which the run index finds by
  *     token ids, or by fingerprints of layer 0's V rows where there are none. What is learnt is a basis;
  *   - exact: every bit is kept (exact/exact.h). Planes equal to one of a unit are kept once: found by their hash (XXH3-64) and
  *     compared, byte for byte, with what the unit decodes to; the others are coded without loss. Token ids, positions and previous
  *     blocks are not looked at. What is learnt is a model.
+ *   - fused: the paper's form (joint/joint.h), units that many share and gains. Blocks that come as a batch are put together by the seed's tree;
+ *     each plane may join a vector that is held already: candidates are blocks whose sketch of one V plane is near. Nothing is learnt.
  * A unit lives as long as a block refers to it: deleting its own block unlinks the block, not the unit.
  *
  * Two ways in: kvf_pool_put for one thread, which stages and learns by itself; for many threads kvf_pool_learn, then coders:
  *
  *   prepare [no lock] -> begin [lock] -> encode [no lock] -> coded, end [lock]      or cancel [lock] at any point
+ *
+ * A batch, of a fused pool, goes the same way; coded and end are called for its blocks one after the other.
  *
  * Threads: one at a time, under a lock of the caller's, but for what is marked [no lock]: that runs beside anything, one
  * thread at a time per coder. Locks: none. */
@@ -29,7 +33,12 @@ typedef enum kvf_pool_basis {
     KVF_POOL_BASIS_CROSS = 2
 } kvf_pool_basis_t;
 
-enum { KVF_POOL_BOUNDED = 1, KVF_POOL_EXACT = 2 }; /* forms; the numbers that wires carry (proto/wire.h) */
+enum {
+    KVF_POOL_BOUNDED = 1,
+    KVF_POOL_EXACT = 2,
+    KVF_POOL_FUSED = 3
+}; /* forms; the numbers that wires carry (proto/wire.h) */
+enum { KVF_POOL_BATCH_MAX = 64 };
 
 /* Where records and units are kept; all that a pool has else is malloc'ed, staged blocks too. Asked under the
  * caller's lock, by put, flush, end, delete and destroy alone. */
@@ -41,8 +50,9 @@ typedef struct kvf_pool_memory {
 
 typedef struct kvf_pool_options {
     const kvf_layout_t *layout; /* copied */
-    const float *bounds;        /* [layer, plane], copied; see kvf_codec_create. NULL: exact */
-    kvf_pool_memory_t memory;   /* alloc NULL: malloc and free */
+    const float *bounds;        /* [layer, plane], copied; see kvf_codec_create. NULL: exact, or fused */
+    float tau; /* fused: least cosine of what may be put together, in (0, 1); 0: not fused. Without bounds */
+    kvf_pool_memory_t memory; /* alloc NULL: malloc and free */
     uint32_t
         learn_tokens; /* seen before the basis or the model is made; 0: 1024, CROSS 2048, or 8 × head_dim if that is more; exact 256 */
     /* of the bounded form: */
@@ -66,12 +76,15 @@ typedef struct kvf_pool_stats {
     uint64_t blocks, staged, units;
     uint64_t bytes_put; /* of the blocks that are held, as engines hold them */
     uint64_t bytes_units, bytes_records, bytes_staged;
-    uint64_t bytes_index;                       /* run index, tables of blocks and units */
-    uint64_t bytes_basis;                       /* basis or model */
-    uint64_t rows[KVF_ROW_KINDS];               /* coded so far; exact: 0 */
-    float worst;                                /* largest error of a row so far, over its bound; exact: 0 */
-    uint64_t planes_same;                       /* exact: found in units of other blocks so far */
-    uint64_t units_shunned;                     /* found damaged so far */
+    uint64_t bytes_index;         /* run index, tables of blocks and units */
+    uint64_t bytes_basis;         /* basis or model */
+    uint64_t rows[KVF_ROW_KINDS]; /* coded so far; exact: 0 */
+    float worst;                  /* largest error of a row so far, over its bound; exact: 0; fused: of a plane */
+    uint64_t planes_same;         /* exact, fused: found in units of other blocks so far, bit for bit */
+    uint64_t planes;              /* fused: coded so far */
+    uint64_t planes_fused;        /* of those: a gain × a vector that others have, too */
+    uint64_t means;               /* fused: vectors so far that are of several blocks of a batch */
+    uint64_t units_shunned;       /* found damaged so far */
     uint64_t find_ns, encode_ns, encoded_bytes; /* spent so far; engine bytes that were coded */
 } kvf_pool_stats_t;
 
@@ -82,7 +95,7 @@ uint32_t kvf_pool_learn_tokens(kvf_pool_basis_t basis, uint32_t head_dim);
 kvf_status_t kvf_pool_calibrated_basis(kvf_calibration_t *calibration, uint64_t bytes, uint32_t version,
                                        kvf_basis_t **basis) KVF_MUST_CHECK;
 
-/* KVF_OK, KVF_ERR_INVALID (layout, bounds), KVF_ERR_NO_MEMORY. */
+/* KVF_OK, KVF_ERR_INVALID (layout, bounds, tau), KVF_ERR_NO_MEMORY. */
 kvf_status_t kvf_pool_create(const kvf_pool_options_t *options, kvf_pool_t **pool) KVF_MUST_CHECK;
 void kvf_pool_destroy(kvf_pool_t *pool); /* after its coders; NULL is allowed */
 
@@ -104,7 +117,7 @@ kvf_status_t kvf_pool_delete(kvf_pool_t *pool, kvf_pool_block_t block) KVF_MUST_
 
 /* ---- what it is, and learning ---- */
 
-uint32_t kvf_pool_form(const kvf_pool_t *pool);    /* KVF_POOL_BOUNDED or KVF_POOL_EXACT [no lock] */
+uint32_t kvf_pool_form(const kvf_pool_t *pool);    /* KVF_POOL_BOUNDED, KVF_POOL_EXACT or KVF_POOL_FUSED [no lock] */
 bool kvf_pool_is_learning(const kvf_pool_t *pool); /* it cannot code yet [no lock] */
 uint32_t
 kvf_pool_tokens_to_learn(const kvf_pool_t *pool); /* that it wants to learn from; 0: none are needed [no lock] */
@@ -114,10 +127,10 @@ kvf_pool_tokens_to_learn(const kvf_pool_t *pool); /* that it wants to learn from
  * thread at a time; meanwhile all else may run under the lock, but for put, flush and set_bounds. */
 kvf_status_t kvf_pool_learn(kvf_pool_t *pool, const kvf_pool_put_t *puts, size_t count) KVF_MUST_CHECK;
 
-/* Bounds [layer, plane] of the blocks to come, the pool's; NULL: exact. */
+/* Bounds [layer, plane] of the blocks to come, the pool's; NULL: exact or fused. */
 const float *kvf_pool_bounds(const kvf_pool_t *pool);
 /* Codes later blocks under other bounds, each in (0, 1]; no coder is between begin and end. KVF_ERR_INVALID: a
- * bound; KVF_ERR_UNSUPPORTED: an exact pool. */
+ * bound; KVF_ERR_UNSUPPORTED: another form. */
 kvf_status_t kvf_pool_set_bounds(kvf_pool_t *pool, const float *bounds) KVF_MUST_CHECK;
 /* The version of the basis or the model that blocks to come will name; 0: it is learning. */
 uint32_t kvf_pool_version(const kvf_pool_t *pool);
@@ -144,6 +157,18 @@ kvf_status_t kvf_pool_begin(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf
 /* Codes the block. A unit that turns out to be damaged is left out, and no later block refers to it.
  * KVF_ERR_NO_MEMORY: may be tried again; for begin_coded see there. [no lock] */
 kvf_status_t kvf_pool_encode(kvf_pool_coder_t *coder) KVF_MUST_CHECK;
+/* Blocks that are coded together. */
+typedef struct kvf_pool_batch {
+    const kvf_pool_put_t *puts; /* [count] */
+    const uint32_t *requests;   /* [count] which prompt each is of, rising; NULL: all of one */
+    size_t count;               /* 1 … KVF_POOL_BATCH_MAX */
+} kvf_pool_batch_t;
+/* As prepare and begin, for a batch; then encode codes all of it. A block may refer to those before it. end and coded are of its first block
+ * that has not ended; cancel lets go of those that have not. What ends is independent of the others: it may be deleted at once.
+ * KVF_ERR_UNSUPPORTED: the pool is not fused. */
+kvf_status_t kvf_pool_prepare_batch(kvf_pool_coder_t *coder, const kvf_pool_batch_t *batch) KVF_MUST_CHECK;
+kvf_status_t kvf_pool_begin_batch(kvf_pool_t *pool, kvf_pool_coder_t *coder,
+                                  const kvf_pool_batch_t *batch) KVF_MUST_CHECK;
 /* What end will ask of the memory: first the record's bytes, then the unit's (0: there is none). After encode.
  * [no lock] */
 void kvf_pool_coded(const kvf_pool_coder_t *coder, size_t *record_bytes, size_t *unit_bytes);
@@ -166,8 +191,9 @@ typedef struct kvf_pool_piece {
 typedef struct kvf_pool_view {
     kvf_pool_piece_t record;
     const kvf_pool_piece_t *units; /* each once, its own first; the array is the pool's, until its next view */
-    uint32_t num_units;            /* bounded: at most KVF_SPANS_MAX + 1; exact: at most layers × planes */
-    uint32_t version;              /* of the basis or the model */
+    uint32_t num_units;            /* bounded: at most KVF_SPANS_MAX + 1; exact, fused: at most layers × planes */
+    uint32_t version;              /* of the basis or the model; fused: 1 */
+    bool may_differ[2];            /* whether K, V rows may come back other than they came; fused: whether they do */
 } kvf_pool_view_t;
 
 /* All that decoding the block takes. Bytes that pieces lead to stay as they are until kvf_pool_delete of this very
@@ -182,7 +208,7 @@ kvf_status_t kvf_pool_unit(kvf_pool_t *pool, uint64_t id, kvf_pool_piece_t *piec
 #define KVF_POOL_UNIT_OWN UINT64_MAX /* the own unit's id in a record that comes from outside */
 
 /* Spans that a coder would try for a block of `tokens` with these ids behind block `previous`. Units may go until
- * the block comes. KVF_ERR_INVALID (tokens); KVF_ERR_UNSUPPORTED: an exact pool. [lock] */
+ * the block comes. KVF_ERR_INVALID (tokens); KVF_ERR_UNSUPPORTED: another form. [lock] */
 kvf_status_t kvf_pool_find(const kvf_pool_t *pool, const uint32_t *token_ids, uint32_t tokens,
                            kvf_pool_block_t previous, kvf_span_t spans[KVF_SPANS_MAX],
                            uint32_t *num_spans) KVF_MUST_CHECK;
@@ -198,7 +224,7 @@ typedef struct kvf_pool_coded_put {
  * so that what is kept can be decoded; that rows are within their bounds nobody can tell. Of begin and encode:
  * KVF_ERR_CORRUPT: these are not the bytes of a block, or of another one (tokens, position); KVF_ERR_TOO_LARGE: far
  * more of them than of a raw one; KVF_ERR_NOT_FOUND: a unit that it refers to has gone, is damaged, or has fewer rows,
- * or another basis was used; KVF_ERR_UNSUPPORTED: an exact pool. [lock] */
+ * or another basis was used; KVF_ERR_UNSUPPORTED: another form. [lock] */
 kvf_status_t kvf_pool_begin_coded(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_put_t *put,
                                   const kvf_pool_coded_put_t *coded) KVF_MUST_CHECK;
 /* begin_coded, encode and end at once: decodes under the lock. KVF_ERR_BUSY: the pool is learning. */

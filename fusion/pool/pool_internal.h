@@ -38,9 +38,10 @@ typedef struct kvf__lessons {
     void *arg;
 } kvf__lessons_t;
 
-/* A way of coding blocks: bounded_form.c and exact_form.c. Its state is pool->state, and coder->state. */
+/* A way of coding blocks: bounded_form.c, exact_form.c and joint_form.c. Its state is pool->state, and coder->state. */
 typedef struct kvf__pool_form {
-    uint32_t number;    /* KVF_POOL_BOUNDED, KVF_POOL_EXACT */
+    uint32_t number;    /* KVF_POOL_BOUNDED, … */
+    uint32_t batch_max; /* blocks that a coder codes together; 0: one, and no items */
     uint32_t units_max; /* slots; 64 times a power of two */
     /* Makes the state, and sets pool->learn_tokens. The layout is the pool's already; what was made before a failure is destroyed. */
     kvf_status_t (*create)(kvf_pool_t *pool, const kvf_pool_options_t *options);
@@ -61,13 +62,19 @@ typedef struct kvf__pool_form {
     /* Reads a block for find. Returns what stands for its token ids, the coder's, if it has none but needs them.
      * [no lock] */
     const uint32_t *(*prepare)(kvf_pool_coder_t *coder, const kvf_pool_put_t *put);
-    /* Finds what coder->put may refer to, and pins it (kvf__coder_pin). */
+    /* The same of a batch, for a form that has them. */
+    void (*prepare_batch)(kvf_pool_coder_t *coder, const kvf_pool_batch_t *batch);
+    /* Finds what coder->put, or each of the items, may refer to, and pins it (kvf__coder_pin). */
     kvf_status_t (*find)(kvf_pool_t *pool, kvf_pool_coder_t *coder);
     /* Takes a block that came coded into coder->out, and pins what it refers to; put is sound but for its planes.
      * NULL: the form cannot. */
     kvf_status_t (*take_coded)(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf_pool_coded_put_t *coded);
     /* Fills coder->out, and marks the pins that it uses; or decodes what was taken. [no lock] */
     kvf_status_t (*encode)(kvf_pool_coder_t *coder);
+    /* Of a form with batches: a block of a coder is kept, its record in place. NULL: nothing to do. */
+    void (*kept)(kvf_pool_t *pool, kvf_pool_coder_t *coder, const kvf__block_t *block);
+    /* Whether K, V rows come back other than they came. NULL: they may. */
+    void (*differs)(const kvf_pool_t *pool, const kvf__block_t *block, bool may_differ[2]);
     /* Enters the unit of coder->out in what finds units; it has its id, and is kept next. On a failure nothing
      * changes. */
     kvf_status_t (*enter_unit)(kvf_pool_t *pool, kvf_pool_coder_t *coder);
@@ -81,7 +88,7 @@ typedef struct kvf__pool_form {
     const void *(*image)(const kvf_pool_t *pool, uint32_t *version, size_t *num_bytes); /* basis or model; learnt */
 } kvf__pool_form_t;
 
-extern const kvf__pool_form_t kvf__bounded_form, kvf__exact_form;
+extern const kvf__pool_form_t kvf__bounded_form, kvf__exact_form, kvf__joint_form;
 
 struct kvf_pool {
     kvf_layout_t *layout;
@@ -122,9 +129,18 @@ typedef struct kvf__coded {
     size_t record_bytes, unit_bytes;
     uint64_t rows[KVF_ROW_KINDS];
     float worst;
-    uint64_t planes_same;
+    uint64_t planes_same, planes, planes_fused, means;
     uint64_t find_ns, encode_ns, encoded_bytes;
 } kvf__coded_t;
+
+/* A block of a batch. */
+typedef struct kvf__item {
+    kvf_pool_put_t put;
+    uint32_t request;
+    uint32_t block; /* slot */
+    uint64_t unit;
+    kvf__coded_t out;
+} kvf__item_t;
 
 struct kvf_pool_coder {
     const kvf__pool_form_t *form;
@@ -138,8 +154,13 @@ struct kvf_pool_coder {
     bool is_new;      /* the slot was taken for it; else the block is staged there */
     bool was_coded;   /* begin_coded */
     uint64_t unit;    /* id that is taken for the own unit */
-    kvf__pin_t *pins; /* [pins_max] */
+    kvf__pin_t *pins; /* [pins_max + batch_max] */
     uint32_t num_pins;
+    /* of a form with batches: pins stay until the last item has ended, and each takes references of its own; put, block, unit and out are those
+     * of the item at hand */
+    kvf__item_t *items; /* [batch_max] */
+    uint32_t num_items, at_item;
+    kvf_pool_batch_t prepared_batch;
     kvf__coded_t out;
 };
 

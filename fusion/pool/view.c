@@ -22,7 +22,11 @@ kvf_status_t kvf_pool_view(kvf_pool_t *pool, kvf_pool_block_t handle, kvf_pool_v
         if (kvf_pool_unit(pool, pool->ids[i], &pool->pieces[i])) return KVF_ERR_INTERNAL;
     size_t image_bytes;
     (void)pool->form->image(pool, &version, &image_bytes);
-    *view = (kvf_pool_view_t){
-        .record = piece_of(0, &block->record), .units = pool->pieces, .num_units = count, .version = version};
+    *view = (kvf_pool_view_t){.record = piece_of(0, &block->record),
+                              .units = pool->pieces,
+                              .num_units = count,
+                              .version = version,
+                              .may_differ = {true, true}};
+    if (pool->form->differs) pool->form->differs(pool, block, view->may_differ);
     return KVF_OK;
 }

@@ -78,16 +78,25 @@ double kvf__seed_normalise(float *x, size_t dim) {
     return norm;
 }
 
+/* bf16 is the upper half of fp32, so rounding there is an addition; what carries beyond the largest is Inf. */
+static float round_bf16(float value) {
+    uint32_t word;
+    memcpy(&word, &value, sizeof(word));
+    word = (word + 0x7fff + (word >> 16 & 1)) & 0xffff0000u;
+    memcpy(&value, &word, sizeof(word));
+    return value;
+}
+
 float kvf__seed_round(float value, kvf_dtype_t dtype) {
     if (dtype == KVF_FP32 || !isfinite(value) || value == 0) return value;
-    const int bits = dtype == KVF_BF16 ? 8 : 11;       /* of the significand, the hidden one included */
-    const int lowest = dtype == KVF_BF16 ? -133 : -24; /* the smallest subnormal is 2^lowest */
+    if (dtype == KVF_BF16) return round_bf16(value);
+    const int bits = 11;    /* of the significand, the hidden one included */
+    const int lowest = -24; /* the smallest subnormal is 2^lowest */
     int exponent;
     (void)frexpf(value, &exponent); /* |value| in [2^(exponent - 1), 2^exponent) */
     int quantum = exponent - bits > lowest ? exponent - bits : lowest;
     double rounded = ldexp(rint(ldexp((double)value, -quantum)), quantum);
-    const double largest = dtype == KVF_BF16 ? 0x1.fep127 : 65504.0;
-    return fabs(rounded) > largest ? copysignf(INFINITY, value) : (float)rounded;
+    return fabs(rounded) > 65504.0 ? copysignf(INFINITY, value) : (float)rounded;
 }
 
 void kvf__seed_round_all(float *x, size_t dim, kvf_dtype_t dtype) {

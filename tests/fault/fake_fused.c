@@ -2,6 +2,7 @@
 
 #include "fusion/coder/block.h"
 #include "fusion/exact/exact.h"
+#include "fusion/joint/joint.h"
 #include "kernels/kernels.h"
 
 #include <criterion/criterion.h>
@@ -117,6 +118,41 @@ static void code_exact(size_t i, kvf_exact_encoder_t *encoder, kvf_exact_decoder
     free(same);
 }
 
+/* Pairs are alike: both are a gain × what the first one's unit holds. */
+static void code_joint(size_t i, kvf_joint_encoder_t *encoder, kvf_joint_decoder_t *decoder) {
+    const void **both = calloc(2 * num_planes, sizeof(*both));
+    kvf_joint_block_t in[2];
+    kvf_joint_out_t out[2];
+    cr_assert(both);
+    for (size_t k = 0; k < 2; k++) {
+        for (size_t p = 0; p < num_planes; p++) both[k * num_planes + p] = blocks[i + k].raw + p * plane_bytes;
+        in[k] = (kvf_joint_block_t){
+            .planes = both + k * num_planes, .tokens = layout->block_tokens, .unit = i + k + 1, .request = (uint32_t)k};
+    }
+    cr_assert_eq(kvf_joint_encode(encoder, in, 2, fused_find_unit, NULL, out), KVF_OK);
+    cr_assert(out[1].planes_fused == num_planes && !out[1].unit);
+    for (size_t k = 0; k < 2; k++) {
+        coded_t *block = &blocks[i + k];
+        block->refers_to = k ? i + 1 : 0;
+        block->version = FUSED_VERSION;
+        keep(block, out[k].record, out[k].record_bytes, out[k].unit, out[k].unit_bytes);
+        cr_assert_eq(kvf_joint_decode(decoder, block->record, block->record_bytes, fused_find_unit, NULL, 0,
+                                      layout->layers, writable),
+                     KVF_OK);
+    }
+    free(both);
+}
+
+static void code_all_joint(void) {
+    kvf_joint_encoder_t *encoder;
+    kvf_joint_decoder_t *decoder;
+    cr_assert_eq(kvf_joint_encoder_create(layout, FUSED_TAU, &encoder), KVF_OK);
+    cr_assert_eq(kvf_joint_decoder_create(layout, &decoder), KVF_OK);
+    for (size_t i = 0; i + 1 < RIG_BLOCKS; i += 2) code_joint(i, encoder, decoder);
+    kvf_joint_encoder_destroy(encoder);
+    kvf_joint_decoder_destroy(decoder);
+}
+
 /* What blocks [first, end) are coded with. */
 static void make_version(size_t which, size_t first, size_t end) {
     uint32_t number = FUSED_VERSION + (uint32_t)which;
@@ -180,6 +216,10 @@ void fake_fused_make(const kvf_layout_t *of) {
         cr_assert(blocks[i].raw);
         fill_raw(i, blocks[i].raw);
     }
+    if (fake_fused.is_joint) {
+        code_all_joint();
+        return;
+    }
     size_t middle = fake_fused.two_versions ? RIG_BLOCKS / 2 : RIG_BLOCKS;
     code(0, 0, middle);
     if (fake_fused.two_versions) code(1, middle, RIG_BLOCKS);
@@ -235,7 +275,8 @@ static void add_block(fused_reply_t *reply, size_t i, const Kvf__Get *ask, bool 
     get->versions[found] = is_raw ? 0 : block->version;
     get->record_bytes[found] = is_raw ? 0 : (uint32_t)block->record_bytes;
     get->record_hashes[found] = is_raw ? 0 : kvf_kernels()->hash64(block->record, block->record_bytes);
-    get->bounds[2 * found] = get->bounds[2 * found + 1] = is_raw || fake_fused.is_exact ? 0 : FUSED_BOUND;
+    float bound = is_raw || fake_fused.is_exact ? 0 : fake_fused.is_joint ? kvf_joint_bound(FUSED_TAU) : FUSED_BOUND;
+    get->bounds[2 * found] = get->bounds[2 * found + 1] = bound;
     get->n_versions = get->n_record_bytes = get->n_record_hashes = found + 1;
     get->n_bounds = 2 * found + 2;
     if (!is_raw) {
@@ -315,9 +356,9 @@ void fake_fused_send_basis(fake_daemon_t *fake, uint64_t request, uint32_t numbe
     for (size_t p = 0; p < num_planes; p++) bounds[p] = FUSED_BOUND;
     const version_t *version = &versions[number == FUSED_VERSION + 1];
     reply.basis.version = number;
-    reply.basis.form = fake_fused.is_exact ? KVF_FORM_EXACT : KVF_FORM_BOUNDED;
+    reply.basis.form = fake_fused.is_exact ? KVF_FORM_EXACT : fake_fused.is_joint ? KVF_FORM_FUSED : KVF_FORM_BOUNDED;
     reply.basis.bounds = bounds;
-    reply.basis.n_bounds = fake_fused.is_exact ? 0 : num_planes;
+    reply.basis.n_bounds = fake_fused.is_exact || fake_fused.is_joint ? 0 : num_planes;
     if (version->codec)
         fused_add(&reply, kvf_basis_serialised(version->codec->basis), kvf_basis_bytes(version->codec->basis));
     if (version->model)
@@ -362,5 +403,10 @@ bool fake_fused_on_frame(fake_daemon_t *fake, const kvf_frame_head_t *head, cons
 void fake_fused_open(rig_t *rig, const kvf_client_options_t *options, const kvf_layout_t *of) {
     kvf_policy_t exact = {.kind = KVF_POLICY_EXACT};
     kvf_policy_t within = {.kind = KVF_POLICY_ERROR, .error_k = FUSED_BOUND, .error_v = FUSED_BOUND};
+    kvf_policy_t fuse = {.kind = KVF_POLICY_FUSE, .tau = FUSED_TAU};
+    if (fake_fused.is_joint) {
+        rig_open_under(rig, options, of, true, &fuse);
+        return;
+    }
     rig_open_under(rig, options, of, true, fake_fused.is_exact && !fake_fused.is_fine ? &exact : &within);
 }

@@ -13,6 +13,7 @@
 
 enum { FUSED_VERSION = 7 };
 #define FUSED_BOUND 0.05f
+#define FUSED_TAU   0.9f
 
 typedef struct fused_reply {
     Kvf__GetReply get; /* the one that is being sent */
@@ -28,7 +29,8 @@ typedef void (*fused_spoil_fn)(fused_reply_t *reply);
 
 typedef struct fake_fused {
     bool is_exact, has_model; /* the exact form */
-    bool is_fine;             /* with it: under a policy of an error that is finer than the values */
+    bool is_joint; /* the paper's form: both blocks of a pair are a gain × what the first one's unit holds */
+    bool is_fine;  /* with it: under a policy of an error that is finer than the values */
     bool two_versions;
     bool withholds_units;  /* GetReply brings none */
     unsigned raw_blocks;   /* bit i: block i comes raw */

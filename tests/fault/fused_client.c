@@ -52,6 +52,8 @@ void fused_open(fused_client_t *client, const char *name, kvf_policy_kind_t kind
     policy.kind = (uint32_t)kind;
     if (kind == KVF_POLICY_RATIO)
         policy.ratio = value;
+    else if (kind == KVF_POLICY_FUSE)
+        policy.tau = value;
     else
         policy.error_k = policy.error_v = value;
     open.name = (char *)(uintptr_t)name;

@@ -19,7 +19,7 @@ static const char *const args[] = {
     "--drain-timeout", "4s",     "--code-exact",    "on",    NULL};
 
 /* Clients share these spaces; the daemon codes the exact one, too. */
-static const char *const spaces[][2] = {{"bounded", "error 0.05"}, {"exact", "exact"}};
+static const char *const spaces[][2] = {{"bounded", "error 0.05"}, {"exact", "exact"}, {"fused", "fuse 0.9"}};
 
 static unsigned draw(unsigned *state, unsigned below) {
     *state = *state * 1103515245u + 12345u;
@@ -37,7 +37,7 @@ static kvf_client_options_t options_of(const daemon_fixture_t *daemon, unsigned 
 
 static void connect_to(sample_client_t *client, const daemon_fixture_t *daemon, const sample_t *sample, unsigned seed) {
     kvf_client_options_t options = options_of(daemon, seed);
-    const char *const *space = spaces[seed % 4 == 1];
+    const char *const *space = spaces[seed % 4 == 1 ? 1 : seed % 4 == 2 ? 2 : 0];
     sample_connect(client, sample, &options, space[0], space[1]);
 }
 

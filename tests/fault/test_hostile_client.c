@@ -555,7 +555,9 @@ Test(hostile_client, policies_that_make_no_sense_are_refused_by_the_fields_name)
         {{.kind = 1, .error_k = 0.1f, .error_v = 2}, KVF_ERR_INVALID, "error_v"},
         {{.kind = 2, .ratio = INFINITY}, KVF_ERR_INVALID, "ratio"},
         {{.kind = 2, .ratio = 8, .error_k = 0.1f}, KVF_ERR_INVALID, "error_k"},
-        {{.kind = 3, .tau = 0.9f}, KVF_ERR_POLICY, "fuse T"},
+        {{.kind = 3, .tau = 0.3f}, KVF_ERR_INVALID, "tau"},
+        {{.kind = 3, .tau = 1}, KVF_ERR_INVALID, "tau"},
+        {{.kind = 3, .tau = 0.9f, .ratio = 8}, KVF_ERR_INVALID, "ratio"},
     };
     Kvf__Layout layout = KVF__LAYOUT__INIT;
     layout.layers = 1, layout.planes = 2, layout.kv_heads = 1, layout.head_dim = 64, layout.block_tokens = 16;

@@ -195,6 +195,15 @@ Test(hostile_fused, units_and_bases_that_are_not_there_are_not_given) {
     ids[0] = UINT64_C(1);
     cr_assert_eq(get_units(1, ids), KVF_OK);
     cr_assert_eq(raw.head.payload_bytes, 0, "a unit of another space");
+    fused_open(&hostile, "fuse", KVF_POLICY_FUSE, 0.9f);
+    cr_assert_eq(get_units(4096, ids), KVF_OK);
+    cr_assert_eq(raw.head.payload_bytes, 0);
+    for (uint32_t version = 0; version < 2; version++) { /* there is nothing to learn, so it is there from the start */
+        cr_assert_eq(get_basis(version), KVF_OK);
+        const Kvf__BasisReply *reply = raw_body(&raw, KVF_FRAME_BASIS_REPLY, &kvf__basis_reply__descriptor);
+        cr_assert(reply->version == 1 && reply->form == KVF_FORM_FUSED && !reply->n_bounds && !raw.head.payload_bytes);
+    }
+    cr_assert_eq(get_basis(2), KVF_ERR_NOT_FOUND);
     raw_open_space(&raw, "plain");
     cr_assert_eq(get_units(1, ids), KVF_ERR_INVALID);
     cr_assert_eq(get_basis(0), KVF_ERR_INVALID);
@@ -304,6 +313,10 @@ Test(hostile_fused, spaces_that_take_no_coded_blocks_keep_none) {
     fused_open(&hostile, "learns", KVF_POLICY_ERROR, 0.05f);
     cr_assert_eq(fused_put_coded(&hostile, &block), KVF_ERR_UNSUPPORTED);
     fused_open(&hostile, "ratio", KVF_POLICY_RATIO, 4);
+    cr_assert_eq(fused_put_coded(&hostile, &block), KVF_ERR_UNSUPPORTED);
+    fused_open(&hostile, "fuse", KVF_POLICY_FUSE, 0.9f);
+    cr_assert_eq(fused_put_coded(&hostile, &block), KVF_ERR_UNSUPPORTED);
+    block.version = 1; /* which is that of its own blocks */
     cr_assert_eq(fused_put_coded(&hostile, &block), KVF_ERR_UNSUPPORTED);
     raw_open_space(&raw, "plain");
     cr_assert_eq(fused_put_coded(&hostile, &block), KVF_ERR_INVALID);

@@ -59,7 +59,7 @@ size_t sample_check(const sample_client_t *client, size_t first, size_t count, b
 /* The same of layers [first_layer, first_layer + num_layers) that lie at `got`, of block i. */
 void sample_check_layers(const sample_client_t *client, size_t i, const uint8_t *got, uint32_t first_layer,
                          uint32_t num_layers);
-/* How many of the blocks came coded. */
+/* How many of the blocks came coded; of policy fuse: with a K plane that is not as it was put. */
 size_t sample_count_coded(const sample_client_t *client, size_t first, size_t count);
 
 /* Waits until the number `name` of the daemon's stats is `value`, at most 15 s. */

@@ -36,6 +36,7 @@ void text_reader_end(text_reader_t *reader) {
     kvf_block_decoder_destroy(reader->decoder);
     kvf_codec_destroy(reader->codec);
     kvf_exact_decoder_destroy(reader->exact_decoder);
+    kvf_joint_decoder_destroy(reader->joint_decoder);
     free(reader->basis.image);
     free(reader->basis.bounds);
     *reader = (text_reader_t){0};
@@ -70,8 +71,9 @@ static kvf_status_t learn_basis(text_reader_t *reader, kvf_space_t *space, uint3
     kvf_status_t status = kvf_space_copy_basis(space, version, &reader->basis);
     if (status == KVF_OK && reader->basis.version != version) status = KVF_ERR_NOT_FOUND;
     if (status == KVF_OK)
-        status =
-            reader->basis.form == KVF_POOL_EXACT ? make_exact_decoder(reader, layout) : make_decoder(reader, layout);
+        status = reader->basis.form == KVF_POOL_EXACT   ? make_exact_decoder(reader, layout)
+                 : reader->basis.form == KVF_POOL_FUSED ? kvf_joint_decoder_create(layout, &reader->joint_decoder)
+                                                        : make_decoder(reader, layout);
     reader->space = kvf_space_id(space);
     if (status != KVF_OK) text_reader_end(reader);
     return status;
@@ -97,6 +99,9 @@ static kvf_status_t decode(text_reader_t *reader, const kvf_coded_t *coded, bloc
     const kvf_pool_piece_t *record = &coded->record;
     void *arg = (void *)(uintptr_t)coded;
     if (!text_is_sound(coded)) return KVF_ERR_CORRUPT;
+    if (reader->joint_decoder)
+        return kvf_joint_decode(reader->joint_decoder, record->bytes, record->num_bytes, find_unit, arg, 0, RIG_LAYERS,
+                                got->writable);
     return reader->exact_decoder ? kvf_exact_decode(reader->exact_decoder, record->bytes, record->num_bytes, find_unit,
                                                     arg, 0, RIG_LAYERS, got->writable)
                                  : kvf_block_decode(reader->decoder, record->bytes, record->num_bytes, find_unit, arg,
@@ -111,6 +116,25 @@ static double error_of(const block_data_t *original, const block_data_t *got, co
     return worst;
 }
 
+/* Of planes as a whole; a bound of 0: of K, or of V, no bit may differ. */
+static double whole_error_of(const block_data_t *original, const block_data_t *got, const float *bounds) {
+    double worst = 0;
+    for (uint32_t plane = 0; plane < RIG_PLANES; plane++) {
+        double xx = 0, dd = 0, bound = (double)bounds[plane % 2];
+        for (size_t i = 0; i < original->plane_bytes; i += 2) { /* bf16 */
+            uint16_t words[2];
+            memcpy(&words[0], (const uint8_t *)original->planes[plane] + i, 2);
+            memcpy(&words[1], (const uint8_t *)got->planes[plane] + i, 2);
+            float values[2];
+            for (int k = 0; k < 2; k++) memcpy(&values[k], &(uint32_t){(uint32_t)words[k] << 16}, 4);
+            xx += (double)values[0] * (double)values[0];
+            dd += ((double)values[0] - (double)values[1]) * ((double)values[0] - (double)values[1]);
+        }
+        if (dd > 0) worst = fmax(worst, bound > 0 ? sqrt(dd / xx) / bound / (1 + 1e-6) : INFINITY);
+    }
+    return worst;
+}
+
 kvf_status_t text_read(text_reader_t *reader, kvf_space_t *space, const kvf_record_t *record,
                        const block_data_t *original, double *error) {
     const kvf_coded_t *coded = kvf_space_coded(space, record);
@@ -119,7 +143,9 @@ kvf_status_t text_read(text_reader_t *reader, kvf_space_t *space, const kvf_reco
     if (status == KVF_OK && coded) status = decode(reader, coded, &got);
     if (!coded) memcpy(got.bytes, kvf_space_layer(space, record, 0), RIG_PLANES * got.plane_bytes);
     bool is_exact = !coded || reader->exact_decoder;
-    if (status == KVF_OK) *error = error_of(original, &got, is_exact ? NULL : coded->bounds);
+    if (status == KVF_OK)
+        *error = !is_exact && reader->joint_decoder ? whole_error_of(original, &got, coded->bounds)
+                                                    : error_of(original, &got, is_exact ? NULL : coded->bounds);
     data_destroy(&got);
     return status;
 }

@@ -6,6 +6,7 @@
 #include "daemon/fused.h"
 #include "daemon/store.h"
 #include "fusion/exact/exact.h"
+#include "fusion/joint/joint.h"
 #include "tests/unit/fusion/coder_data.h"
 
 enum { RIG_LAYERS = 2, RIG_HEADS = 2, RIG_DIM = 64, RIG_TOKENS = 16, RIG_PLANES = 2 * RIG_LAYERS };
@@ -28,13 +29,14 @@ typedef struct text_reader {
     kvf_codec_t *codec;
     kvf_block_decoder_t *decoder;
     kvf_exact_decoder_t *exact_decoder;
+    kvf_joint_decoder_t *joint_decoder;
 } text_reader_t;
 void text_reader_end(text_reader_t *reader);
 
 /* Whether record and units still have their checksums. */
 bool text_is_sound(const kvf_coded_t *coded);
 
-/* Decodes a held record, in either form, into `*error`: that of the worst row over its bound, where every bit counts 0 or infinity. Else what
+/* Decodes a held record, in any form, into `*error`: that of the worst row (under policy `fuse`: plane) over its bound, where every bit counts 0 or infinity. Else what
  * kept it from being decoded. */
 kvf_status_t text_read(text_reader_t *reader, kvf_space_t *space, const kvf_record_t *record,
                        const block_data_t *original, double *error);

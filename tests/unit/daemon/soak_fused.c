@@ -1,4 +1,4 @@
-/* The soak of fused spaces: threads put, read and delete at random, in three spaces of one store that holds a tenth of it all; spaces are dropped and
+/* The soak of fused spaces: threads put, read and delete at random, in four spaces of one store that holds a tenth of it all; spaces are dropped and
  * made again, readers hold what they read. Every read is within its bound or a miss, no budget is ever exceeded, and in the end
  * no counter has drifted.
  *

@@ -16,6 +16,7 @@ const soak_kind_t soak_kinds[SOAK_SPACES] = {
     {"near", {.kind = KVF_POLICY_ERROR, .error_k = 0.05f, .error_v = 0.05f}},
     {"unlike", {.kind = KVF_POLICY_ERROR, .error_k = 0.02f, .error_v = 0.1f}},
     {"exact", {.kind = KVF_POLICY_EXACT}},
+    {"fuse", {.kind = KVF_POLICY_FUSE, .tau = 0.9f}},
 };
 
 void soak_fail(soak_t *soak, const char *what, const char *space, double a, double b) {

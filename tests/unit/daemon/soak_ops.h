@@ -10,7 +10,7 @@
 
 enum {
     SOAK_CHAINS = 150,
-    SOAK_SPACES = 3,
+    SOAK_SPACES = 4,
     SOAK_HELD = 12, /* records that a thread holds at most */
 };
 
