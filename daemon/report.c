@@ -145,6 +145,81 @@ void kvf_report_store(json_t *stats, kvf_store_t *store) {
     report_fusion(stats, store, &s.decoded);
 }
 
+/* ---- what they mean ---- */
+
+typedef struct meaning {
+    const char *name, *kind, *unit, *text;
+} meaning_t;
+
+static const meaning_t store_meanings[] = {
+    {"index_bytes", "gauge", "bytes", "Memory of indexes and eviction policies"},
+    {"staging_bytes_max", "gauge", "bytes", "The most that staging_bytes may be (option staging-bytes)"},
+    {"host_bytes", "gauge", "bytes", "Host memory that blocks can have: host-bytes in whole segments"},
+};
+
+static const meaning_t tier_meanings[] = {
+    {"segment_bytes", "gauge", "bytes", "Size of a segment"},
+    {"budget_bytes", "gauge", "bytes", "host-bytes"},
+    {"held_bytes", "gauge", "bytes", "Segments that are there, used or not"},
+    {"taken_bytes", "gauge", "bytes", "Segments that belong to a space"},
+    {"ready_bytes", "gauge", "bytes", "Segments that belong to none, their pages made"},
+    {"returned_bytes", "gauge", "bytes", "Segments that a space gave back, and that are not blanked yet"},
+    {"populated_bytes", "counter", "bytes", "Pages made ahead of need"},
+    {"populate_ms", "counter", "ms", "Time that took"},
+    {"takes", "counter", "segments", "Segments that spaces took"},
+    {"unprepared_takes", "counter", "segments", "Of these: before their pages were made"},
+};
+
+static const meaning_t fusion_meanings[] = {
+    {"spaces", "gauge", "spaces", "Fused spaces"},
+    {"spaces_learning", "gauge", "spaces", "Of these: without a basis yet, so nothing is coded"},
+    {"blocks_waiting", "gauge", "blocks", "Blocks that wait for an encoder"},
+    {"blocks_coded", "gauge", "blocks", "Blocks that are held in coded form"},
+    {"blocks_dropped", "counter", "blocks", "Blocks that left because they could not be coded or found no room"},
+    {"units", "gauge", "units", "Units that are held"},
+    {"units_damaged", "counter", "units", "Units that an encoder found damaged"},
+    {"bytes_put", "gauge", "bytes", "Bytes of the blocks that are held, as engines hold them"},
+    {"bytes_held", "gauge", "bytes", "All that is held for them, with indexes, bases and tables"},
+    {"ratio", "gauge", "1", "bytes_put / bytes_held"},
+    {"bytes_raw", "gauge", "bytes", "Blocks as they came, not coded yet"},
+    {"bytes_records", "gauge", "bytes", "Records of coded blocks"},
+    {"bytes_units", "gauge", "bytes", "Units"},
+    {"bytes_heap_overhead", "gauge", "bytes", "What the heap needs beside records and units"},
+    {"bytes_candidates", "gauge", "bytes", "What finds units that a block may refer to"},
+    {"bytes_tables", "gauge", "bytes", "Tables of coded blocks"},
+    {"bytes_bases", "gauge", "bytes", "Bases and models"},
+    {"rows_same", "counter", "rows", "Rows coded as a unit's row predicts them, without a residual"},
+    {"rows_referring", "counter", "rows", "Rows coded as a unit's row and a residual"},
+    {"rows_alone", "counter", "rows", "Rows coded by themselves, for others to refer to"},
+    {"rows_in_unit", "counter", "rows", "Rows that a part leaves to its block's other part"},
+    {"rows_raw", "counter", "rows", "Rows kept as they came"},
+    {"rows_zero", "counter", "rows", "Rows of zeros"},
+    {"planes_same", "counter", "planes", "Planes that were found in units of other blocks, bit for bit (exact, fuse)"},
+    {"planes", "counter", "planes", "Planes coded under policy fuse"},
+    {"planes_fused", "counter", "planes", "Of these: a gain on a vector that others have, too"},
+    {"means", "counter", "vectors", "Mean directions made under policy fuse"},
+    {"worst_row_of_bound", "gauge", "1", "The largest error of a row, of fuse: of a plane, over its bound, as decoded"},
+    {"encoded_bytes", "counter", "bytes", "Bytes of blocks that were coded, as engines hold them"},
+    {"encode_ms", "counter", "ms", "Time of coding alone"},
+    {"find_ms", "counter", "ms", "Time of looking for what to refer to"},
+    {"code_ms", "counter", "ms", "Time of encoders in all, with waiting for room"},
+    {"bytes_decoded", "gauge", "bytes", "Units that encoders keep decoded (decoded-bytes)"},
+    {"decoded_hits", "counter", "units", "Units that encoders asked for and found decoded"},
+    {"decoded_misses", "counter", "units", "Units that they did not"},
+};
+
+static void describe(const char *prefix, const meaning_t *meanings, size_t count, kvf_text_t *out) {
+    for (size_t i = 0; i < count; i++)
+        kvf_text_printf(out, "%s%s %s %s %s\n", prefix, meanings[i].name, meanings[i].kind, meanings[i].unit,
+                        meanings[i].text);
+}
+
+void kvf_report_describe(kvf_text_t *out) {
+    describe("", store_meanings, sizeof(store_meanings) / sizeof(store_meanings[0]), out);
+    describe("tier_host.", tier_meanings, sizeof(tier_meanings) / sizeof(tier_meanings[0]), out);
+    describe("fusion.", fusion_meanings, sizeof(fusion_meanings) / sizeof(fusion_meanings[0]), out);
+}
+
 /* ---- one space ---- */
 
 static void report_fused_space(kvf_space_t *space, const kvf_space_stats_t *all, kvf_text_t *out) {

@@ -10,6 +10,8 @@
 
 /* Adds figures of the store to `stats`, those of its fused spaces as the object "fusion". */
 void kvf_report_store(json_t *stats, kvf_store_t *store);
+/* What each of these figures means: lines "name gauge|counter unit description". */
+void kvf_report_describe(kvf_text_t *out);
 /* One line of `spaces`. */
 void kvf_report_space(kvf_space_t *space, kvf_text_t *out);
 

@@ -80,7 +80,9 @@ static void say_clients(void *arg, kvf_text_t *out) {
 static void say_config(void *arg, kvf_text_t *out) { kvf_options_print_values(((kvf_server_t *)arg)->options, out); }
 static void say_metrics(void *arg, kvf_text_t *out) {
     (void)arg;
+    kvf_text_printf(out, "uptime_s gauge s Since the start\ncpu_s counter s Processor time of the daemon\n");
     kvf_metrics_describe(out);
+    kvf_report_describe(out);
 }
 
 static const kvf_admin_command_t commands[] = {

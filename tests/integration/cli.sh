@@ -107,6 +107,11 @@ mv "$memory.away" "$memory"
 # what admins see
 says 0 '^blocks 36$' "$kvfuse" stats --socket "$socket"
 says 0 '^staging_refused counter blocks Blocks of puts refused' "$kvfuse" stats --socket "$socket" --describe
+names() { sed -E 's/ .*//; s/^(operations\.[a-z]+\.latency_ns)\..*/\1/; /^(address|ucx|version|statuses\..*|key_statuses\..*)$/d'; }
+"$kvfuse" stats --socket "$socket" | names | uniq >"$work/numbers"
+"$kvfuse" stats --socket "$socket" --describe | names >"$work/meanings"
+sort "$work/numbers" >"$work/numbers.sorted"
+sort "$work/meanings" | diff "$work/numbers.sorted" - >"$work/out" || fail "stats and what it describes are not the same numbers, each once"
 says 0 '"put":{"requests":' "$kvfuse" stats --socket "$socket" --json
 says 0 'space=shared policy="exact" model=' "$kvfuse" spaces --socket "$socket"
 says 0 'host-bytes = 64MiB' "$kvfuse" config --socket "$socket"
@@ -146,6 +151,15 @@ done
 says 2 'unrecognized option' "$kvfuse" get --put-mode raw "$sample"
 for space in bound-shared bound-network tight ratio other-exact; do
     says 0 'is dropped' "$kvfuse" spaces --address "$address" --drop $space
+done
+# their memory comes back once nobody is at work on them: what is put next shall find room
+number() { "$kvfuse" stats --socket "$socket" | sed -n "s/^$1 //p"; }
+n=0
+until [ "$("$kvfuse" spaces --socket "$socket" | sed -n 's/.* segments=\([0-9]*\) .*/\1/p' | awk -v size="$(number tier_host.segment_bytes)" '{ sum += $1 * size } END { print sum + 0 }')" = \
+    "$(number tier_host.taken_bytes)" ] && [ "$(number tier_host.returned_bytes)" = 0 ]; do
+    n=$((n + 1))
+    [ $n -lt 200 ] || fail "the memory of dropped spaces does not come back"
+    sleep 0.05
 done
 
 # the paper's form: planes as a whole are as near as was asked for
