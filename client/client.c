@@ -21,6 +21,7 @@ void kvf_client_options_init(kvf_client_options_t *options) {
         .request_timeout_ms = 10000,
         .ping_ms = 2000,
         .unit_cache_bytes = 64 << 20,
+        .decoded_bytes = 64 << 20,
         .bounce_bytes = 32 << 20,
         .ucx_tls = "tcp",
     };
@@ -37,6 +38,7 @@ static kvf_status_t take_options(const kvf_client_options_t *given, kvf_client_t
     if (!options->request_timeout_ms) options->request_timeout_ms = defaults.request_timeout_ms;
     if (!options->ping_ms) options->ping_ms = defaults.ping_ms;
     if (!options->unit_cache_bytes) options->unit_cache_bytes = defaults.unit_cache_bytes;
+    if (!options->decoded_bytes) options->decoded_bytes = defaults.decoded_bytes;
     if (!options->bounce_bytes) options->bounce_bytes = defaults.bounce_bytes;
     if (!options->ucx_tls) options->ucx_tls = defaults.ucx_tls;
     if ((unsigned)options->transport > KVF_TRANSPORT_SHARED || (unsigned)options->progress > KVF_PROGRESS_CALLER ||
@@ -93,6 +95,7 @@ static void destroy(kvf_client_t *client) {
         kvf__space_destroy(client->spaces);
         client->spaces = next;
     }
+    kvf_decoded_destroy(client->decoded);
     kvf__hello_forget(client);
     kvf_arena_destroy(client->in);
     kvf_arena_destroy(client->out);
@@ -112,7 +115,7 @@ void kvf_close(kvf_client_t *client) {
 static kvf_status_t connect_client(kvf_client_t *client, kvf_error_t *error) {
     client->in = kvf_arena_create();
     client->out = kvf_arena_create();
-    if (!client->in || !client->out) {
+    if (!client->in || !client->out || kvf_decoded_create(client->options.decoded_bytes, &client->decoded)) {
         snprintf(error->text, sizeof(error->text), "%s", kvf_status_text(KVF_ERR_NO_MEMORY));
         return KVF_ERR_NO_MEMORY;
     }

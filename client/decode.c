@@ -11,7 +11,8 @@ static bool find_unit(void *arg, uint64_t id, kvf_unit_bytes_t *out) {
 static bool make_decoder(const kvf__basis_t *basis, kvf__coder_t *coder) {
     if (coder->bounded || coder->exact || coder->joint) return true;
     switch (basis->form) {
-    case KVF_FORM_BOUNDED: return kvf_block_decoder_create(basis->codec, &coder->bounded) == KVF_OK;
+    case KVF_FORM_BOUNDED:
+        return kvf_block_decoder_create(basis->codec, basis->space->client->decoded, &coder->bounded) == KVF_OK;
     case KVF_FORM_EXACT: return kvf_exact_decoder_create(basis->space->layout, basis->model, &coder->exact) == KVF_OK;
     case KVF_FORM_FUSED: return kvf_joint_decoder_create(basis->space->layout, &coder->joint) == KVF_OK;
     }

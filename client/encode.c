@@ -49,8 +49,8 @@ static void run(kvf__job_t *job) {
     const kvf__slice_t *slice = (kvf__slice_t *)job;
     kvf__coding_t *coding = slice->owner;
     kvf__coder_t *coder = kvf__coder_take(coding->basis);
-    bool can_encode =
-        coder && (coder->encoder || kvf_block_encoder_create(coding->basis->codec, &coder->encoder) == KVF_OK);
+    bool can_encode = coder && (coder->encoder || kvf_block_encoder_create(coding->basis->codec, job->client->decoded,
+                                                                           &coder->encoder) == KVF_OK);
     for (size_t i = slice->first; i < slice->first + slice->count; i++) {
         if (atomic_load_explicit(&job->is_canceled, memory_order_relaxed)) break;
         coding->blocks[i].status = can_encode ? encode(coder, coding, &coding->blocks[i]) : KVF_ERR_NO_MEMORY;

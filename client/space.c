@@ -100,6 +100,8 @@ static void take_reply(kvf_space_t *space, const Kvf__OpenSpaceReply *reply) {
     }
     space->is_fused = reply->is_fused;
     space->status = KVF_OK;
+    if (!space->is_fused || !reply->basis) return;
+    kvf__basis_unref(kvf__basis_get(space, reply->basis)); /* ahead of the first get; what fails is asked for then */
 }
 
 static void opened(kvf_client_t *client, kvf__call_t *call, const Kvf__OpenSpaceReply *reply) {

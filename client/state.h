@@ -13,6 +13,7 @@
 
 #include "client/include/kvfuse.h"
 
+#include "fusion/coder/decoded.h"
 #include "fusion/layout.h"
 #include "fusion/policy.h"
 #include "proto/kvfuse.pb-c.h"
@@ -283,6 +284,7 @@ struct kvf_client {
     uint64_t flight_bytes[KVF__NUM_OPS]; /* of blocks in parts that were sent and have not ended */
     kvf__lease_t *leases;                /* that are being copied out of, oldest first */
     kvf__unit_cache_t units;             /* of fused spaces, by the daemon's number of the space */
+    kvf_decoded_t *decoded;              /* the same units, decoded [any thread] */
     kvf__coding_t *codings;              /* blocks that are being coded, oldest first */
     kvf__coded_t *codeds;                /* that are not decoded yet, oldest first */
     unsigned num_to_ask;                 /* bases and units that wait until the daemon takes one more request */

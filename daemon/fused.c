@@ -41,6 +41,7 @@ static kvf_status_t create_pool(kvf_space_t *space) {
     kvf_fused_t *fused = space->fused;
     kvf_pool_options_t options = {
         .layout = space->layout,
+        .decoded = space->store->decoded,
         .memory = {.alloc = kvf__fused_pool_alloc, .free = kvf__fused_pool_free, .arg = space}};
     if (getrandom(&options.seed, sizeof(options.seed), 0) != (ssize_t)sizeof(options.seed)) return KVF_ERR_INTERNAL;
     float *bounds = NULL;
@@ -173,6 +174,15 @@ kvf_status_t kvf_space_copy_units(kvf_space_t *space, const uint64_t *ids, size_
     if (!*buffer) return KVF_ERR_NO_MEMORY;
     *found = copy_units(space->fused, pieces, *found, *buffer);
     return KVF_OK;
+}
+
+uint32_t kvf_space_basis_version(kvf_space_t *space) {
+    kvf_fused_t *fused = space->fused;
+    if (atomic_load_explicit(&fused->is_learning, memory_order_acquire)) return 0;
+    pthread_mutex_lock(&fused->lock);
+    uint32_t version = kvf_pool_version(fused->pool);
+    pthread_mutex_unlock(&fused->lock);
+    return version;
 }
 
 kvf_status_t kvf_space_copy_basis(kvf_space_t *space, uint32_t version, kvf_basis_copy_t *copy) {

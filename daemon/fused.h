@@ -85,6 +85,9 @@ bool kvf_piece_is_sound(const kvf_pool_piece_t *piece);
 kvf_status_t kvf_space_copy_units(kvf_space_t *space, const uint64_t *ids, size_t count, uint64_t most,
                                   kvf_pool_piece_t *pieces, size_t *found, uint8_t **buffer) KVF_MUST_CHECK;
 
+/* The version of the basis that blocks coded now name; 0: none yet. */
+uint32_t kvf_space_basis_version(kvf_space_t *space);
+
 /* What a client needs to decode blocks of `version` (0: the newest). */
 typedef struct kvf_basis_copy {
     uint32_t version;

@@ -23,11 +23,7 @@ static uint32_t version_taken(kvf_space_t *space) {
     kvf_fused_t *fused = space->fused;
     /* under a ratio the bounds move, and a block that comes coded cannot tell under which it was */
     if (space->policy.kind == KVF_POLICY_RATIO || kvf_pool_form(fused->pool) != KVF_POOL_BOUNDED) return 0;
-    if (atomic_load_explicit(&fused->is_learning, memory_order_acquire)) return 0;
-    pthread_mutex_lock(&fused->lock);
-    uint32_t version = kvf_pool_version(fused->pool);
-    pthread_mutex_unlock(&fused->lock);
-    return version;
+    return kvf_space_basis_version(space);
 }
 
 kvf_status_t kvf_space_takes_coded(kvf_space_t *space, uint32_t version) {

@@ -102,7 +102,8 @@ const kvf__option_t kvf__option_table[] = {
     NUMBER(MEMORY, "segment-bytes", BYTES, "0", 64 * KiB, TiB, "by size", "BYTES", segment_bytes,
            "Size of one registered segment of that memory"),
     NUMBER(MEMORY, "staging-bytes", BYTES, "256MiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", staging_bytes,
-           "Bytes of puts that have begun and not ended, hard; fused spaces use three quarters at most, for blocks until they are coded"),
+           "Bytes of puts that have begun and not ended, hard; fused spaces use three quarters at most, for blocks "
+           "until they are coded"),
     NUMBER(MEMORY, "client-memory", BYTES, "1GiB", 64 * KiB, 1024 * TiB, NULL, "BYTES", client_memory_bytes,
            "Shared memory that one client on this host may lend, hard"),
     NUMBER(MEMORY, "client-memory-total", BYTES, "16GiB", 64 * KiB, 1024 * TiB, NULL, "BYTES",
@@ -114,6 +115,8 @@ const kvf__option_t kvf__option_table[] = {
            "Threads that code what is put into fused spaces"),
     CHOICE(FUSION, "code-exact", BOOL, "off", switch_names, code_exact,
            "Code spaces of policy exact, too: about 1.5 times smaller, slower to read"),
+    NUMBER(FUSION, "decoded-bytes", BYTES, "64MiB", 0, 1024 * TiB, NULL, "BYTES", decoded_bytes,
+           "Units that encoders keep decoded, for the blocks to come that refer to them, hard; beside host-bytes"),
 
     NUMBER(LIMITS, "max-sessions", COUNT, "256", 1, 65536, NULL, "N", max_sessions, "Clients connected at once"),
     NUMBER(LIMITS, "max-requests", COUNT, "64", 1, 65536, NULL, "N", max_requests, "Requests in flight in one session"),

@@ -42,6 +42,7 @@ typedef struct kvf_options {
     uint32_t eviction;                  /* kvf_evict_kind_t */
     uint64_t encoders;                  /* 0: half the cores */
     bool code_exact;
+    uint64_t decoded_bytes;
 
     uint64_t max_sessions;
     uint64_t max_requests; /* a session */

@@ -89,7 +89,7 @@ static json_t *fusion_object(const kvf_fused_stats_t *sum, share_t share, uint32
     return object;
 }
 
-static void report_fusion(json_t *stats, kvf_store_t *store) {
+static void report_fusion(json_t *stats, kvf_store_t *store, const kvf_decoded_stats_t *decoded) {
     kvf_fused_stats_t sum = {0}, one;
     kvf_space_stats_t all;
     share_t share = {0};
@@ -109,7 +109,11 @@ static void report_fusion(json_t *stats, kvf_store_t *store) {
         }
         kvf_space_unref(space);
     }
-    json_object_set_new(stats, "fusion", fusion_object(&sum, share, spaces, learning));
+    json_t *fusion = fusion_object(&sum, share, spaces, learning);
+    set_number(fusion, "bytes_decoded", decoded->bytes);
+    set_number(fusion, "decoded_hits", decoded->hits);
+    set_number(fusion, "decoded_misses", decoded->misses);
+    json_object_set_new(stats, "fusion", fusion);
 }
 
 /* ---- the store ---- */
@@ -138,7 +142,7 @@ void kvf_report_store(json_t *stats, kvf_store_t *store) {
     set_number(tier, "takes", s.host.takes);
     set_number(tier, "unprepared_takes", s.host.unprepared_takes);
     json_object_set_new(stats, "tier_host", tier);
-    report_fusion(stats, store);
+    report_fusion(stats, store, &s.decoded);
 }
 
 /* ---- one space ---- */

@@ -106,6 +106,7 @@ void kvf__serve_open_space(kvf_session_t *session, const kvf_frame_head_t *head,
     if (reply.status == KVF_OK) {
         reply.space = kvf_space_id(space);
         reply.is_fused = kvf_space_is_fused(space);
+        reply.basis = reply.is_fused ? kvf_space_basis_version(space) : 0;
         kvf__session_add_space(session, space);
         size_t most = kvf_store_max_segments(session->service->shared->store);
         reply.segments = kvf_arena_alloc(session->service->arena, most * sizeof(*reply.segments));

@@ -232,6 +232,7 @@ static kvf_status_t start_store(kvf_server_t *server) {
         .prepare = true,
         .encoders = (unsigned)(options->encoders ? options->encoders : (uv_available_parallelism() + 1) / 2),
         .code_exact = options->code_exact,
+        .decoded_bytes = options->decoded_bytes,
         .registrar = {.add = register_segment, .remove = unregister_segment, .arg = &server->ucx},
     };
     kvf_status_t status = kvf_store_create(&store, &server->shared.store, why, sizeof(why));

@@ -19,6 +19,8 @@ kvf_status_t kvf_store_create(const kvf_store_options_t *options, kvf_store_t **
     kvf_status_t status = KVF_ERR_NO_MEMORY;
     store->spaces = calloc(options->max_spaces, sizeof(*store->spaces));
     if (!store->spaces) goto err_free;
+    status = kvf_decoded_create(options->decoded_bytes, &store->decoded);
+    if (status != KVF_OK) goto err_free;
     status = kvf_tier_host_create(&host, &store->host, why, why_bytes);
     if (status != KVF_OK) goto err_free;
     status = kvf_encoders_create(options->encoders ? options->encoders : 1, kvf__fused_work, &store->encoders);
@@ -32,6 +34,7 @@ kvf_status_t kvf_store_create(const kvf_store_options_t *options, kvf_store_t **
     return KVF_OK;
 
 err_free:
+    kvf_decoded_destroy(store->decoded);
     free(store->spaces);
     free(store);
     return status;
@@ -52,6 +55,7 @@ void kvf_store_destroy(kvf_store_t *store) {
     kvf_encoders_destroy(store->encoders);
     for (uint32_t place = 0; place < store->options.max_spaces; place++)
         if (store->spaces[place]) kvf__space_destroy(store->spaces[place]);
+    kvf_decoded_destroy(store->decoded);
     kvf_tier_host_destroy(store->host);
     pthread_mutex_destroy(&store->mutex);
     free(store->spaces);
@@ -281,6 +285,7 @@ void kvf_store_get_stats(kvf_store_t *store, kvf_store_stats_t *stats) {
     *stats = (kvf_store_stats_t){.staging_bytes = atomic_load_explicit(&store->staging, memory_order_relaxed),
                                  .staging_max = store->options.staging_bytes};
     kvf_tier_host_get_stats(store->host, &stats->host);
+    kvf_decoded_get_stats(store->decoded, &stats->decoded);
     for (uint32_t place = 0; place < store->options.max_spaces; place++) {
         kvf_space_t *space = kvf_store_space(store, place);
         if (!space) continue;

@@ -17,6 +17,7 @@
 #include "daemon/evict.h"
 #include "daemon/index.h"
 #include "daemon/tier_host.h"
+#include "fusion/coder/decoded.h"
 #include "fusion/layout.h"
 #include "fusion/policy.h"
 
@@ -31,6 +32,7 @@ typedef struct kvf_store_options {
     uint64_t max_keys;        /* of one space */
     uint32_t max_spaces;
     kvf_evict_kind_t eviction;
+    uint64_t decoded_bytes;    /* of units that encoders keep decoded, hard; 0: none */
     unsigned encoders;         /* threads that code what is put into fused spaces; 0: one */
     bool code_exact;           /* also spaces that keep every bit */
     bool prepare;              /* make pages ahead of need */
@@ -149,6 +151,7 @@ typedef struct kvf_store_stats {
     uint64_t staging_bytes, staging_max;
     uint32_t spaces;
     kvf_tier_host_stats_t host;
+    kvf_decoded_stats_t decoded; /* units that encoders keep decoded */
 } kvf_store_stats_t;
 void kvf_store_get_stats(kvf_store_t *store, kvf_store_stats_t *stats);
 

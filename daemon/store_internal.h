@@ -61,6 +61,7 @@ struct kvf_space {
 struct kvf_store {
     kvf_store_options_t options;
     kvf_encoders_t *encoders;
+    kvf_decoded_t *decoded; /* of all spaces */
     kvf_tier_host_t *host;
     size_t max_segments;
     pthread_mutex_t mutex; /* of the list: the next three; a leaf */

@@ -126,6 +126,9 @@ typedef struct kvf_kernels {
     void (*magnitude_bits)(float *bits16, const float *v, const float *inverse16, unsigned dim);
     /* to[i][lane] = from[i][from_lane[lane]] on the lanes of `lanes`; the others stay. from_lane is 0..15. */
     void (*move_lanes)(float *to, const float *from, const int32_t *from_lane, uint32_t lanes, unsigned dim);
+    /* The same of whole numbers: to[i][lane] = from[i][from_lane[lane]] × step16[lane]. */
+    void (*scale_lanes)(float *to, const int16_t *from, const float *step16, const int32_t *from_lane, uint32_t lanes,
+                        unsigned dim);
 } kvf_kernels_t;
 
 /* The table of this processor. */

@@ -5,7 +5,10 @@
 
 #include <string.h>
 
+enum { DECODED_BYTES = 64 << 20 }; /* as a client and a daemon have by default */
+
 typedef struct pool_state {
+    kvf_decoded_t *decoded;
     kvf_pool_t *pool;
     float *bounds;             /* [layer, plane]; the job borrows them. NULL: exact */
     kvf_pool_block_t *handles; /* [blocks] */
@@ -76,8 +79,10 @@ static kvf_status_t make_pool(kvf_fuse_job_t *job, pool_state_t *state) {
     state->token_ids = malloc(job->info->layout.block_tokens * sizeof(*state->token_ids));
     if (!state->handles || !state->token_ids) return KVF_ERR_NO_MEMORY;
     kvf_status_t status = job->policy.kind == KVF_FUSE_EXACT ? KVF_OK : choose_bounds(job, state);
+    if (!status) status = kvf_decoded_create(DECODED_BYTES, &state->decoded);
     if (status) return status;
-    kvf_pool_options_t options = {.layout = &job->info->layout, .bounds = state->bounds, .basis = job->options->basis};
+    kvf_pool_options_t options = {
+        .layout = &job->info->layout, .bounds = state->bounds, .basis = job->options->basis, .decoded = state->decoded};
     return kvf_pool_create(&options, &state->pool);
 }
 
@@ -106,6 +111,7 @@ static kvf_status_t decode(kvf_fuse_job_t *job, void *out, uint64_t number) {
 static void destroy(void *out) {
     pool_state_t *state = out;
     kvf_pool_destroy(state->pool);
+    kvf_decoded_destroy(state->decoded);
     free(state->bounds);
     free(state->handles);
     free(state->token_ids);

@@ -155,6 +155,7 @@ typedef struct kvf_client_options {
     uint32_t ping_ms;            /* the daemon is asked for a sign of life after this silence. Default 2000 */
     kvf_put_mode_t put_mode;
     size_t unit_cache_bytes; /* units of fused spaces that are kept for the next get. Default 64 MiB */
+    size_t decoded_bytes;    /* and units that are kept as decoded, beside those. Default 64 MiB */
     size_t bounce_bytes;     /* shared memory through which puts from unregistered memory go. Default 32 MiB */
     const char
         *ucx_tls; /* UCX's transports, as in UCX_TLS, which wins; copied. Default "tcp"; for RDMA as the daemon's */

@@ -18,6 +18,7 @@
 #define KVF_FUSION_BLOCK_H
 
 #include "fusion/coder/codec.h"
+#include "fusion/coder/decoded.h"
 
 enum {
     KVF_RECORD_VERSION = 1,
@@ -44,8 +45,9 @@ typedef bool (*kvf_unit_find_fn)(void *arg, uint64_t unit, kvf_unit_bytes_t *out
 /* ---- encoder ---- */
 
 typedef struct kvf_block_encoder kvf_block_encoder_t;
-/* The codec is borrowed. KVF_OK or KVF_ERR_NO_MEMORY. */
-kvf_status_t kvf_block_encoder_create(const kvf_codec_t *codec, kvf_block_encoder_t **encoder) KVF_MUST_CHECK;
+/* The codec is borrowed, and so is what keeps units decoded (NULL: nothing does). KVF_OK or KVF_ERR_NO_MEMORY. */
+kvf_status_t kvf_block_encoder_create(const kvf_codec_t *codec, kvf_decoded_t *decoded,
+                                      kvf_block_encoder_t **encoder) KVF_MUST_CHECK;
 void kvf_block_encoder_destroy(kvf_block_encoder_t *encoder);
 
 typedef struct kvf_block_in {
@@ -87,7 +89,8 @@ kvf_status_t kvf_record_read(const uint8_t *record, size_t record_bytes, uint32_
                              kvf_record_info_t *info) KVF_MUST_CHECK;
 
 typedef struct kvf_block_decoder kvf_block_decoder_t;
-kvf_status_t kvf_block_decoder_create(const kvf_codec_t *codec, kvf_block_decoder_t **decoder) KVF_MUST_CHECK;
+kvf_status_t kvf_block_decoder_create(const kvf_codec_t *codec, kvf_decoded_t *decoded,
+                                      kvf_block_decoder_t **decoder) KVF_MUST_CHECK; /* as encoder_create */
 void kvf_block_decoder_destroy(kvf_block_decoder_t *decoder);
 
 /* Decodes layers [first_layer, first_layer + layers) into planes [layer − first_layer, plane]: [token, head, dim], tokens × token_bytes

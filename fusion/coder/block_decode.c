@@ -22,12 +22,12 @@ struct kvf_block_decoder {
     float *z, *p, *x; /* [dim, 16] */
 };
 
-kvf_status_t kvf_block_decoder_create(const kvf_codec_t *codec, kvf_block_decoder_t **decoder) {
+kvf_status_t kvf_block_decoder_create(const kvf_codec_t *codec, kvf_decoded_t *decoded, kvf_block_decoder_t **decoder) {
     kvf_block_decoder_t *made = calloc(1, sizeof(*made));
     if (!made) return KVF_ERR_NO_MEMORY;
     size_t group = (size_t)codec->shape.dim * LANES * sizeof(float);
     made->codec = codec;
-    kvf_status_t status = kvf__units_init(&made->units, codec);
+    kvf_status_t status = kvf__units_init(&made->units, codec, decoded);
     if (!status) status = kvf__angles_init(&made->angles, codec->layout, codec->rope);
     if (!status) status = kvf__cross_init(&made->cross, codec);
     made->z = aligned_alloc(64, group);
@@ -65,14 +65,14 @@ static kvf_status_t open_units(decoding_t *one, kvf_unit_find_fn find, void *arg
     uint32_t index;
     kvf__units_clear(units);
     if (one->info.own_unit) {
-        kvf_status_t status = kvf__units_add(units, one->info.own_unit, one->info.tokens, find, arg, &index);
+        kvf_status_t status = kvf__units_add(units, one->info.own_unit, true, one->info.tokens, find, arg, &index);
         if (status) return status;
         if (units->reader[0].rows != one->info.tokens) return KVF_ERR_CORRUPT;
     }
     for (uint32_t i = 0; i < one->info.num_spans; i++) {
         const kvf_span_t *span = &one->info.spans[i];
         kvf_status_t status =
-            kvf__units_add(units, span->unit, (uint32_t)span->unit_row + span->rows, find, arg, &index);
+            kvf__units_add(units, span->unit, false, (uint32_t)span->unit_row + span->rows, find, arg, &index);
         if (status) return status;
         units->unit_of[i] = (uint8_t)index;
     }
@@ -141,8 +141,10 @@ static const float *assemble(decoding_t *one, uint32_t head, uint32_t group) {
     kvf_block_decoder_t *decoder = one->decoder;
     uint32_t dim = decoder->codec->shape.dim;
     size_t bytes = (size_t)dim * LANES * sizeof(float);
-    if (!one->info.part)
-        return kvf_part_plane_q(&decoder->units.plane[0], dim, head, group); /* what is not coded has step 0 */
+    if (!one->info.part) { /* what is not coded is 0 */
+        kvf__units_take(&decoder->units, 0, head, group, kvf__same_lanes, 0xffff, decoder->z);
+        return decoder->z;
+    }
     part_lanes_t lanes = part_lanes(&decoder->part_plane, head, group);
     memset(decoder->p, 0, bytes);
     for (unsigned s = 0; s < KVF_SOURCES; s++)
@@ -151,18 +153,16 @@ static const float *assemble(decoding_t *one, uint32_t head, uint32_t group) {
     kvf_kernels()->dequantise(decoder->z, kvf_part_plane_q(&decoder->part_plane, dim, head, group), lanes.step,
                               decoder->p, dim);
     if (one->info.own_unit && lanes.here != 0xffff)
-        kvf_kernels()->move_lanes(decoder->z, kvf_part_plane_q(&decoder->units.plane[0], dim, head, group),
-                                  kvf__same_lanes, ~lanes.here & 0xffff, dim);
+        kvf__units_take(&decoder->units, 0, head, group, kvf__same_lanes, ~lanes.here & 0xffff, decoder->z);
     return decoder->z;
 }
 
 /* Rows that are not coded: their bytes, or zeros. */
-static void copy_raw(const kvf_part_plane_t *plane, uint32_t head, uint32_t group, uint8_t *to,
+static void copy_raw(const uint8_t *kind, const uint8_t *const *raw, uint32_t rows, uint8_t *to,
                      const kvf_codec_t *codec) {
-    for (uint32_t r = group * LANES; r < plane->rows && r < (group + 1) * LANES; r++, to += codec->token_bytes) {
-        size_t at = (size_t)head * plane->rows + r;
-        if (plane->kind[at] == KVF_ROW_RAW) memcpy(to, plane->raw[at], codec->row_bytes);
-        if (plane->kind[at] == KVF_ROW_ZERO) memset(to, 0, codec->row_bytes);
+    for (uint32_t r = 0; r < rows && r < LANES; r++, to += codec->token_bytes) {
+        if (kind[r] == KVF_ROW_RAW) memcpy(to, raw[r], codec->row_bytes);
+        if (kind[r] == KVF_ROW_ZERO) memset(to, 0, codec->row_bytes);
     }
 }
 
@@ -180,8 +180,11 @@ static void decode_group(decoding_t *one, uint32_t layer, uint32_t plane, uint32
     to += (size_t)group * LANES * codec->token_bytes + (size_t)head * codec->row_bytes;
     kvf_kernels()->store_rows(to, codec->token_bytes, rows < LANES ? rows : LANES, codec->shape.dim,
                               (int)codec->layout->dtype, decoder->x);
-    if (one->info.own_unit) copy_raw(&decoder->units.plane[0], head, group, to, codec);
-    if (one->info.part) copy_raw(&decoder->part_plane, head, group, to, codec);
+    size_t first = (size_t)head * one->info.tokens + group * LANES; /* unit and part have a row for each token */
+    const kvf__unit_plane_t *unit = &decoder->units.view[0];
+    const kvf_part_plane_t *part = &decoder->part_plane;
+    if (one->info.own_unit) copy_raw(unit->kind + first, unit->raw + first, rows, to, codec);
+    if (one->info.part) copy_raw(part->kind + first, (const uint8_t *const *)part->raw + first, rows, to, codec);
 }
 
 static kvf_status_t decode_planes(decoding_t *one, uint32_t first_layer, uint32_t layers, void *const *planes) {
@@ -211,5 +214,6 @@ kvf_status_t kvf_block_decode(kvf_block_decoder_t *decoder, const uint8_t *recor
     status = open_units(&one, find, find_arg);
     if (!status) status = open_part(&one);
     if (!status) status = decode_planes(&one, first_layer, layers, planes);
+    kvf__units_clear(&decoder->units);
     return status;
 }

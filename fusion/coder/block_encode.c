@@ -47,12 +47,12 @@ static bool make_groups(kvf_block_encoder_t *encoder) {
     return is_made;
 }
 
-kvf_status_t kvf_block_encoder_create(const kvf_codec_t *codec, kvf_block_encoder_t **encoder) {
+kvf_status_t kvf_block_encoder_create(const kvf_codec_t *codec, kvf_decoded_t *decoded, kvf_block_encoder_t **encoder) {
     kvf_block_encoder_t *made = calloc(1, sizeof(*made));
     if (!made) return KVF_ERR_NO_MEMORY;
     const kvf_part_shape_t *shape = &codec->shape;
     made->codec = codec;
-    kvf_status_t status = kvf__units_init(&made->units, codec);
+    kvf_status_t status = kvf__units_init(&made->units, codec, decoded);
     if (!status) status = kvf__angles_init(&made->angles, codec->layout, codec->rope);
     if (!status) status = kvf__cross_init(&made->cross, codec);
     if (!status) status = kvf__chosen_init(&made->chosen, codec);
@@ -100,8 +100,8 @@ static kvf_status_t open_spans(encoding_t *one) {
     for (uint32_t i = 0; i < in->num_spans; i++) {
         const kvf_span_t *span = &in->spans[i];
         if (span->unit == in->unit) return KVF_ERR_INVALID;
-        kvf_status_t status =
-            kvf__units_add(units, span->unit, (uint32_t)span->unit_row + span->rows, in->find, in->find_arg, &index);
+        kvf_status_t status = kvf__units_add(units, span->unit, false, (uint32_t)span->unit_row + span->rows, in->find,
+                                             in->find_arg, &index);
         if (status == KVF_ERR_NO_MEMORY) return status;
         if (status) continue;
         units->unit_of[one->info.num_spans] = (uint8_t)index;
@@ -348,16 +348,13 @@ static kvf_status_t finish(encoding_t *one) {
     return status;
 }
 
-kvf_status_t kvf_block_encode(kvf_block_encoder_t *encoder, const kvf_block_in_t *in, kvf_block_out_t *out) {
+/* Chooses for all rows. */
+static kvf_status_t encode_rows(encoding_t *one) {
+    kvf_block_encoder_t *encoder = one->encoder;
+    const kvf_block_in_t *in = one->in;
     const kvf_codec_t *codec = encoder->codec;
-    encoding_t one = {.encoder = encoder, .in = in, .out = out};
-    memset(out, 0, sizeof(*out));
-    if (!in->tokens || in->tokens > codec->layout->block_tokens || !in->unit) return KVF_ERR_INVALID;
-    one.info.tokens = in->tokens;
-    one.info.position = in->position;
-    kvf_status_t status = open_spans(&one);
-    if (status) return status;
-    kvf__map_make(&encoder->map, &one.info);
+    kvf_status_t status = KVF_OK;
+    kvf__map_make(&encoder->map, &one->info);
     kvf__angles_begin(&encoder->angles, in->position, in->tokens);
     kvf__chosen_begin(&encoder->chosen, in->tokens);
     memset(encoder->guess, 0, (size_t)codec->shape.planes * 2 * sizeof(int)); /* a block's bytes depend on it alone */
@@ -366,8 +363,21 @@ kvf_status_t kvf_block_encode(kvf_block_encoder_t *encoder, const kvf_block_in_t
             status = kvf__units_next(&encoder->units, &encoder->map);
             if (status) break;
             kvf_part_hints_t hints = kvf__units_hints(&encoder->units, &encoder->map);
-            encode_plane(&one, layer, plane);
+            encode_plane(one, layer, plane);
             kvf__chosen_put_hints(&encoder->chosen, layer * codec->shape.planes + plane, &hints);
         }
+    return status;
+}
+
+kvf_status_t kvf_block_encode(kvf_block_encoder_t *encoder, const kvf_block_in_t *in, kvf_block_out_t *out) {
+    const kvf_codec_t *codec = encoder->codec;
+    encoding_t one = {.encoder = encoder, .in = in, .out = out};
+    memset(out, 0, sizeof(*out));
+    if (!in->tokens || in->tokens > codec->layout->block_tokens || !in->unit) return KVF_ERR_INVALID;
+    one.info.tokens = in->tokens;
+    one.info.position = in->position;
+    kvf_status_t status = open_spans(&one);
+    if (!status) status = encode_rows(&one);
+    kvf__units_clear(&encoder->units);
     return status ? status : finish(&one);
 }

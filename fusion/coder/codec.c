@@ -2,6 +2,7 @@
 #include "fusion/coder/codec.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,7 +84,9 @@ static kvf_status_t make_classes(kvf_codec_t *codec) {
 }
 
 static kvf_status_t fill(kvf_codec_t *codec, const kvf_layout_t *layout, kvf_basis_t *basis, const float *bounds) {
+    static _Atomic uint64_t last_number;
     size_t planes = (size_t)layout->layers * layout->planes;
+    codec->number = atomic_fetch_add_explicit(&last_number, 1, memory_order_relaxed) + 1;
     codec->basis = kvf_basis_ref(basis);
     codec->layout = kvf_layout_clone(layout);
     codec->rope = kvf_rope_create(layout);

@@ -9,6 +9,7 @@
 #include "fusion/rope.h"
 
 typedef struct kvf_codec {
+    uint64_t number;                 /* of no other codec of this process */
     kvf_layout_t *layout;            /* owned copy */
     kvf_rope_t *rope;                /* owned */
     kvf_basis_t *basis;              /* a reference */

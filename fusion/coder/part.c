@@ -1,4 +1,4 @@
-/* part.c - the buffers of a plane. */
+/* part.c - the buffers of a plane, and ẑ in them. */
 #include "fusion/coder/part_internal.h"
 
 #include <stdlib.h>
@@ -33,4 +33,16 @@ void kvf_part_plane_free(kvf_part_plane_t *plane) {
     free(plane->source);
     free(plane->raw);
     memset(plane, 0, sizeof(*plane));
+}
+
+void kvf__part_dequantise(const kvf_part_plane_t *plane, const kvf_part_shape_t *shape) {
+    for (uint32_t h = 0; h < shape->heads; h++)
+        for (uint32_t g = 0; g < plane->groups; g++) {
+            float step[KVF_RANS_LANES] = {0};
+            for (uint32_t r = g * KVF_RANS_LANES; r < plane->rows && r < (g + 1) * KVF_RANS_LANES; r++)
+                if (plane->kind[(size_t)h * plane->rows + r] == KVF_ROW_ALONE)
+                    step[r % KVF_RANS_LANES] = kvf_step_value(plane->step[(size_t)h * plane->rows + r]);
+            float *q = kvf_part_plane_q(plane, shape->dim, h, g);
+            kvf_kernels()->dequantise(q, q, step, NULL, shape->dim);
+        }
 }

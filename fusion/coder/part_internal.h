@@ -56,6 +56,9 @@ static inline uint32_t kvf__group_lanes(const kvf_part_hints_t *hints, uint32_t 
     return lanes;
 }
 
+/* ẑ of the rows of a plane that stand alone, in place of q; 0 of the others. */
+void kvf__part_dequantise(const kvf_part_plane_t *plane, const kvf_part_shape_t *shape);
+
 static inline int kvf__clamp_step(int e) {
     return e < -KVF_STEP_MAX ? -KVF_STEP_MAX : e > KVF_STEP_MAX ? KVF_STEP_MAX : e;
 }

@@ -27,6 +27,7 @@ static kvf_status_t create(kvf_pool_t *pool, const kvf_pool_options_t *options) 
     kvf__bounded_t *state = pool->state = calloc(1, sizeof(*state));
     if (!state) return KVF_ERR_NO_MEMORY;
     state->basis = options->basis;
+    state->decoded = options->decoded;
     if (state->basis != KVF_POOL_BASIS_HADAMARD)
         pool->learn_tokens =
             options->learn_tokens ? options->learn_tokens : kvf_pool_learn_tokens(state->basis, pool->layout->head_dim);
@@ -73,13 +74,14 @@ kvf_status_t kvf_pool_set_bounds(kvf_pool_t *pool, const float *bounds) {
 
 static kvf_status_t coder_create(const kvf_pool_t *pool, kvf_pool_coder_t *coder) {
     const kvf_codec_t *codec = kvf__bounded_of(pool)->codec;
+    kvf_decoded_t *decoded = kvf__bounded_of(pool)->decoded;
     kvf__bounded_coder_t *state = coder->state = calloc(1, sizeof(*state));
     if (!state) return KVF_ERR_NO_MEMORY;
     state->stand_in = malloc(pool->layout->block_tokens * sizeof(*state->stand_in));
     state->nowhere = calloc(pool->num_planes, sizeof(*state->nowhere));
     if (!state->stand_in || !state->nowhere) return KVF_ERR_NO_MEMORY;
-    kvf_status_t status = kvf_block_encoder_create(codec, &state->encoder);
-    return status ? status : kvf_block_decoder_create(codec, &state->decoder);
+    kvf_status_t status = kvf_block_encoder_create(codec, decoded, &state->encoder);
+    return status ? status : kvf_block_decoder_create(codec, decoded, &state->decoder);
 }
 
 static void coder_destroy(kvf_pool_coder_t *coder) {

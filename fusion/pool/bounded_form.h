@@ -15,7 +15,8 @@ typedef struct kvf__text {
 typedef struct kvf__bounded {
     float *bounds; /* [layer, plane] */
     kvf_pool_basis_t basis;
-    kvf_codec_t *codec; /* NULL while the basis is learnt */
+    kvf_decoded_t *decoded; /* borrowed */
+    kvf_codec_t *codec;     /* NULL while the basis is learnt */
     kvf_runs_t *runs;
     kvf__text_t *texts; /* [num_texts], beside the slots of blocks */
     uint32_t num_texts, room_texts;

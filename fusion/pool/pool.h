@@ -56,6 +56,7 @@ typedef struct kvf_pool_options {
     uint32_t
         learn_tokens; /* seen before the basis or the model is made; 0: 1024, CROSS 2048, or 8 × head_dim if that is more; exact 256 */
     /* of the bounded form: */
+    kvf_decoded_t *decoded; /* where units are kept decoded; borrowed, for as long as the pool is; NULL: nowhere */
     kvf_pool_basis_t basis; /* HADAMARD needs nothing staged */
     uint64_t seed;          /* of the run index; random where tokens come from strangers */
 } kvf_pool_options_t;

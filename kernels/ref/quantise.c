@@ -56,10 +56,19 @@ static void move_lanes(float *to, const float *from, const int32_t *from_lane, u
             if (lanes >> lane & 1) to[i * LANES + lane] = from[i * LANES + (size_t)(from_lane[lane] & (LANES - 1))];
 }
 
+static void scale_lanes(float *to, const int16_t *from, const float *step16, const int32_t *from_lane, uint32_t lanes,
+                        unsigned dim) {
+    for (size_t i = 0; i < dim; i++)
+        for (size_t lane = 0; lane < LANES; lane++)
+            if (lanes >> lane & 1)
+                to[i * LANES + lane] = (float)from[i * LANES + (size_t)(from_lane[lane] & (LANES - 1))] * step16[lane];
+}
+
 void kvf__quantise_fill_ref(kvf_kernels_t *table) {
     table->quantise = quantise;
     table->quantise_errors = quantise_errors;
     table->dequantise = dequantise;
     table->magnitude_bits = magnitude_bits;
     table->move_lanes = move_lanes;
+    table->scale_lanes = scale_lanes;
 }

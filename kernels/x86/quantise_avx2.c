@@ -81,23 +81,52 @@ static void magnitude_bits(float *bits16, const float *v, const float *inverse16
     }
 }
 
-static void move_lanes(float *to, const float *from, const int32_t *from_lane, uint32_t lanes, unsigned dim) {
-    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+/* Where the lanes of each half come from, and which of them are moved. */
+typedef struct moves {
     __m256i place[2];
-    __m256 from_high[2], moves[2];
+    __m256 from_high[2], is_moved[2];
+} moves_t;
+
+static inline moves_t read_moves(const int32_t *from_lane, uint32_t lanes) {
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    moves_t moves;
     UNROLL for (int h = 0; h < 2; h++) {
-        place[h] =
-            _mm256_loadu_si256((const __m256i_u *)(from_lane + h * HALF)); /* the permutation looks at three bits */
-        from_high[h] = _mm256_castsi256_ps(_mm256_slli_epi32(place[h], 28));
+        /* the permutation looks at three bits */
+        moves.place[h] = _mm256_loadu_si256((const __m256i_u *)(from_lane + h * HALF));
+        moves.from_high[h] = _mm256_castsi256_ps(_mm256_slli_epi32(moves.place[h], 28));
         __m256i half = _mm256_and_si256(_mm256_set1_epi32((int)(lanes >> (h * HALF))), bits);
-        moves[h] = _mm256_castsi256_ps(_mm256_cmpeq_epi32(half, bits));
+        moves.is_moved[h] = _mm256_castsi256_ps(_mm256_cmpeq_epi32(half, bits));
     }
+    return moves;
+}
+
+static inline __m256 moved_half(const moves_t *moves, pair_t x, int h) {
+    __m256 low = _mm256_permutevar8x32_ps(x.half[0], moves->place[h]);
+    __m256 high = _mm256_permutevar8x32_ps(x.half[1], moves->place[h]);
+    return _mm256_blendv_ps(low, high, moves->from_high[h]);
+}
+
+static void move_lanes(float *to, const float *from, const int32_t *from_lane, uint32_t lanes, unsigned dim) {
+    const moves_t moves = read_moves(from_lane, lanes);
     for (size_t i = 0; i < (size_t)dim * LANES; i += LANES) {
         pair_t x = load_pair(from + i), old = load_pair(to + i);
+        UNROLL for (int h = 0; h < 2; h++) old.half[h] =
+            _mm256_blendv_ps(old.half[h], moved_half(&moves, x, h), moves.is_moved[h]);
+        store_pair(to + i, old);
+    }
+}
+
+static void scale_lanes(float *to, const int16_t *from, const float *step16, const int32_t *from_lane, uint32_t lanes,
+                        unsigned dim) {
+    const moves_t moves = read_moves(from_lane, lanes);
+    const pair_t step = load_pair(step16);
+    for (size_t i = 0; i < (size_t)dim * LANES; i += LANES) {
+        pair_t x, old = load_pair(to + i);
+        UNROLL for (int h = 0; h < 2; h++) x.half[h] = _mm256_cvtepi32_ps(
+            _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i_u *)(from + i + (size_t)h * HALF))));
         UNROLL for (int h = 0; h < 2; h++) {
-            __m256 low = _mm256_permutevar8x32_ps(x.half[0], place[h]);
-            __m256 high = _mm256_permutevar8x32_ps(x.half[1], place[h]);
-            old.half[h] = _mm256_blendv_ps(old.half[h], _mm256_blendv_ps(low, high, from_high[h]), moves[h]);
+            __m256 scaled = _mm256_mul_ps(moved_half(&moves, x, h), step.half[h]);
+            old.half[h] = _mm256_blendv_ps(old.half[h], scaled, moves.is_moved[h]);
         }
         store_pair(to + i, old);
     }
@@ -109,4 +138,5 @@ void kvf__quantise_fill_avx2(kvf_kernels_t *table) {
     table->dequantise = dequantise;
     table->magnitude_bits = magnitude_bits;
     table->move_lanes = move_lanes;
+    table->scale_lanes = scale_lanes;
 }

@@ -55,10 +55,22 @@ static void move_lanes(float *to, const float *from, const int32_t *from_lane, u
         _mm512_mask_storeu_ps(to + i, (__mmask16)lanes, _mm512_permutexvar_ps(places, _mm512_loadu_ps(from + i)));
 }
 
+static void scale_lanes(float *to, const int16_t *from, const float *step16, const int32_t *from_lane, uint32_t lanes,
+                        unsigned dim) {
+    const __m512i places = _mm512_loadu_si512(from_lane);
+    const __m512 step = _mm512_loadu_ps(step16);
+    for (size_t i = 0; i < (size_t)dim * LANES; i += LANES) {
+        __m512i whole = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i_u *)(from + i)));
+        __m512 moved = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(places, whole));
+        _mm512_mask_storeu_ps(to + i, (__mmask16)lanes, _mm512_mul_ps(moved, step));
+    }
+}
+
 void kvf__quantise_fill_avx512(kvf_kernels_t *table) {
     table->quantise = quantise;
     table->quantise_errors = quantise_errors;
     table->dequantise = dequantise;
     table->magnitude_bits = magnitude_bits;
     table->move_lanes = move_lanes;
+    table->scale_lanes = scale_lanes;
 }

@@ -193,8 +193,8 @@ static void run(const bench_data_t *data, kvf_basis_t *basis, const char *name, 
     b->data = data;
     for (size_t i = 0; i < data->num_planes; i++) bounds[i] = EPSILON;
     bench_check(!kvf_codec_create(&data->layout, basis, bounds, &b->codec), "no codec");
-    bench_check(!kvf_block_encoder_create(b->codec, &b->encoder), "no encoder");
-    bench_check(!kvf_block_decoder_create(b->codec, &b->decoder), "no decoder");
+    bench_check(!kvf_block_encoder_create(b->codec, NULL, &b->encoder), "no encoder");
+    bench_check(!kvf_block_decoder_create(b->codec, NULL, &b->decoder), "no decoder");
     for (int i = 0; i < 2; i++) coded_create(&b->coded[i], data->num_blocks);
     b->out = malloc(data->num_planes * data->plane_bytes);
     bench_check(b->out, "no memory");

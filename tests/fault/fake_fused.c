@@ -186,8 +186,8 @@ static void code(size_t which, size_t first, size_t end) {
         cr_assert_eq(kvf_exact_encoder_create(layout, version->model, &exact_encoder), KVF_OK);
         cr_assert_eq(kvf_exact_decoder_create(layout, version->model, &exact_decoder), KVF_OK);
     } else {
-        cr_assert_eq(kvf_block_encoder_create(version->codec, &encoder), KVF_OK);
-        cr_assert_eq(kvf_block_decoder_create(version->codec, &decoder), KVF_OK);
+        cr_assert_eq(kvf_block_encoder_create(version->codec, NULL, &encoder), KVF_OK);
+        cr_assert_eq(kvf_block_decoder_create(version->codec, NULL, &decoder), KVF_OK);
     }
     for (size_t i = first; i < end; i++) {
         blocks[i].version = FUSED_VERSION + (uint32_t)which;

@@ -114,7 +114,7 @@ static void check_block(const Kvf__Put *ask, size_t k, const uint8_t *record) {
     void *planes[2 * 64];
     for (size_t p = 0; p < (size_t)layout->layers * layout->planes; p++) planes[p] = decoded + p * plane_bytes;
     kvf_block_decoder_t *decoder;
-    cr_assert_eq(kvf_block_decoder_create(fused_codec(), &decoder), KVF_OK);
+    cr_assert_eq(kvf_block_decoder_create(fused_codec(), NULL, &decoder), KVF_OK);
     cr_assert_eq(kvf_block_decode(decoder, record, ask->record_bytes[k], find, &own, 0, layout->layers, planes),
                  KVF_OK);
     kvf_block_decoder_destroy(decoder);

@@ -120,8 +120,8 @@ void fused_learn(fused_client_t *client) {
                  KVF_OK, "%s", why);
     client->version = reply->version;
     cr_assert_eq(kvf_codec_create(&client->layout, basis, reply->bounds, &client->codec), KVF_OK);
-    cr_assert_eq(kvf_block_encoder_create(client->codec, &client->encoder), KVF_OK);
-    cr_assert_eq(kvf_block_decoder_create(client->codec, &client->decoder), KVF_OK);
+    cr_assert_eq(kvf_block_encoder_create(client->codec, NULL, &client->encoder), KVF_OK);
+    cr_assert_eq(kvf_block_decoder_create(client->codec, NULL, &client->decoder), KVF_OK);
     kvf_basis_unref(basis);
 }
 

@@ -63,7 +63,7 @@ static kvf_block_decoder_t *make_decoder(void) {
     kvf_block_decoder_t *decoder;
     kvf_basis_t *basis = kvf_basis_create_hadamard(&layout, 1);
     check(basis && kvf_codec_create(&layout, basis, bounds, &codec) == KVF_OK);
-    check(kvf_block_decoder_create(codec, &decoder) == KVF_OK);
+    check(kvf_block_decoder_create(codec, NULL, &decoder) == KVF_OK);
     kvf_basis_unref(basis);
     return decoder; /* it and its codec live as long as the process */
 }

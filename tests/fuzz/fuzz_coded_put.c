@@ -68,7 +68,7 @@ static void make_decoder(const float *bounds) {
     check(kvf_pool_basis_image(pool, 0, &version, &image, &image_bytes) == KVF_OK);
     check(kvf_basis_parse(image, image_bytes, &LAYOUT, &basis, why, sizeof(why)) == KVF_OK);
     check(kvf_codec_create(&LAYOUT, basis, bounds, &codec) == KVF_OK);
-    check(kvf_block_decoder_create(codec, &decoder) == KVF_OK);
+    check(kvf_block_decoder_create(codec, NULL, &decoder) == KVF_OK);
     kvf_basis_unref(basis);
     free(image);
 }

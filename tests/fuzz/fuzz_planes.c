@@ -178,7 +178,7 @@ static rig_t make_rig(int which) {
     rig_t rig;
     kvf_basis_t *basis = forms[which].is_cross ? make_cross(&layout) : kvf_basis_create_hadamard(&layout, 1);
     check(basis && kvf_codec_create(&layout, basis, bounds, &rig.codec) == KVF_OK);
-    check(kvf_block_decoder_create(rig.codec, &rig.decoder) == KVF_OK);
+    check(kvf_block_decoder_create(rig.codec, NULL, &rig.decoder) == KVF_OK);
     kvf_basis_unref(basis);
     return rig; /* lives as long as the process */
 }

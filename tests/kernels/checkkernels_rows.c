@@ -164,6 +164,7 @@ static void check_quantisers(const kvf_kernels_t *table, unsigned dim) {
     float *v = end_of(x, count), *add = end_of(p, count), *a = end_of(got, count), *b = end_of(want, count);
     float step[LANES];
     int32_t places[LANES];
+    static int16_t whole[DIM_MAX * LANES];
     uint32_t lanes = (uint32_t)check_draw() & 0xffff;
     draw_values(v, count, check_draw() % 4 == 0);
     draw_values(add, count, false);
@@ -180,6 +181,10 @@ static void check_quantisers(const kvf_kernels_t *table, unsigned dim) {
     table->move_lanes(a, v, places, lanes, dim);
     reference()->move_lanes(b, v, places, lanes, dim);
     compare(table, "move_lanes", dim, a, b, count);
+    for (size_t i = 0; i < count; i++) whole[i] = (int16_t)check_draw();
+    table->scale_lanes(a, whole, step, places, lanes, dim);
+    reference()->scale_lanes(b, whole, step, places, lanes, dim);
+    compare(table, "scale_lanes", dim, a, b, count);
 }
 
 void check_rows(const kvf_kernels_t *table) {
@@ -214,13 +219,14 @@ typedef enum rows_kernel {
     DEQUANTISE,
     MAGNITUDE_BITS,
     MOVE_LANES,
+    SCALE_LANES,
     ROWS_KERNELS
 } rows_kernel_t;
 
 static const char *const kernel_names[ROWS_KERNELS] = {
-    "load_rows bf16",  "load_rows fp16",  "load_rows fp32", "store_rows bf16", "store_rows fp16",
-    "store_rows fp32", "rotate",          "hadamard",       "matrix, GFLOP/s", "square_sums",
-    "quantise",        "quantise_errors", "dequantise",     "magnitude_bits",  "move_lanes"};
+    "load_rows bf16", "load_rows fp16", "load_rows fp32",  "store_rows bf16", "store_rows fp16", "store_rows fp32",
+    "rotate",         "hadamard",       "matrix, GFLOP/s", "square_sums",     "quantise",        "quantise_errors",
+    "dequantise",     "magnitude_bits", "move_lanes",      "scale_lanes"};
 
 typedef struct bench_group {
     float a[DIM_MAX * LANES], b[DIM_MAX * LANES];
@@ -248,7 +254,8 @@ static void run_one(const kvf_kernels_t *table, rows_kernel_t kernel, bench_grou
     case QUANTISE_ERRORS: table->quantise_errors(sums, g->a, ones, ones, dim); break;
     case DEQUANTISE: table->dequantise(g->b, g->a, ones, zeros, dim); break;
     case MAGNITUDE_BITS: table->magnitude_bits(sums, g->a, ones, dim); break;
-    default: table->move_lanes(g->b, g->a, places, 0xffff, dim); break;
+    case MOVE_LANES: table->move_lanes(g->b, g->a, places, 0xffff, dim); break;
+    default: table->scale_lanes(g->b, (const int16_t *)g->rows, ones, places, 0xffff, dim); break;
     }
 }
 

@@ -29,7 +29,8 @@ void rig_start_under(fused_rig_t *rig, uint64_t host_bytes, uint64_t staging_byt
                                    .max_keys = 100000,
                                    .max_spaces = 4,
                                    .encoders = 2,
-                                   .code_exact = true};
+                                   .code_exact = true,
+                                   .decoded_bytes = 1 << 20};
     char why[256];
     cr_assert_eq(kvf_store_create(&options, &rig->store, why, sizeof(why)), KVF_OK, "%s", why);
     rig->space = rig_open(rig, "space");

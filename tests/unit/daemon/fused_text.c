@@ -58,7 +58,7 @@ static kvf_status_t make_decoder(text_reader_t *reader, const kvf_layout_t *layo
     kvf_status_t status =
         kvf_basis_parse(reader->basis.image, reader->basis.image_bytes, layout, &basis, why, sizeof(why));
     if (status == KVF_OK) status = kvf_codec_create(layout, basis, reader->basis.bounds, &reader->codec);
-    if (status == KVF_OK) status = kvf_block_decoder_create(reader->codec, &reader->decoder);
+    if (status == KVF_OK) status = kvf_block_decoder_create(reader->codec, NULL, &reader->decoder);
     kvf_basis_unref(basis);
     return status;
 }

@@ -161,6 +161,7 @@ static bool start(soak_t *soak, const options_t *options) {
                                  .eviction = (kvf_evict_kind_t)(options->seed % KVF_EVICT_KINDS),
                                  .encoders = 2,
                                  .code_exact = true,
+                                 .decoded_bytes = 1 << 20,
                                  .prepare = true};
     char why[256] = "out of memory";
     if (soak->lives && kvf_store_create(&store, &soak->store, why, sizeof(why)) == KVF_OK) return true;

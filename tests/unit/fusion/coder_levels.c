@@ -88,8 +88,8 @@ static void code_layout(const kvf_layout_t *layout, uint32_t tokens, float bound
     (void)snprintf(name, sizeof(name), "dim %u %s basis %d", layout->head_dim, kvf_dtype_name(layout->dtype),
                    (int)kind);
     check(basis && kvf_codec_create(layout, basis, bounds, &rig.codec) == KVF_OK, "codec");
-    check(kvf_block_encoder_create(rig.codec, &rig.encoder) == KVF_OK, "encoder");
-    check(kvf_block_decoder_create(rig.codec, &rig.decoder) == KVF_OK, "decoder");
+    check(kvf_block_encoder_create(rig.codec, NULL, &rig.encoder) == KVF_OK, "encoder");
+    check(kvf_block_decoder_create(rig.codec, NULL, &rig.decoder) == KVF_OK, "decoder");
     data_fill(&x, 1);
     code_one(&rig, name, &x, &y, false);
     data_fill(&x, 1);

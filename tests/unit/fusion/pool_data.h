@@ -6,7 +6,16 @@
 #include "fusion/pool/pool.h"
 #include "fusion/rope.h"
 
-enum { LAYERS = 2, PLANES = 2, HEADS = 2, DIM = 64, TOKENS = 16, TEXT = 400, ALL_PLANES = LAYERS * PLANES };
+enum {
+    LAYERS = 2,
+    PLANES = 2,
+    HEADS = 2,
+    DIM = 64,
+    TOKENS = 16,
+    TEXT = 400,
+    ALL_PLANES = LAYERS * PLANES,
+    DECODED_BYTES = 60000 /* three units */
+};
 
 /* A text's KV as a model would give it: a row depends on its token and a little on the token before; V of the first layer on the
  * token alone. K is turned to its place. */
@@ -60,6 +69,7 @@ typedef struct pool_rig {
     float frequencies[128], bounds[ALL_PLANES];
     kvf_layout_t layout;
     pool_heap_t heap;
+    kvf_decoded_t *decoded;
     kvf_pool_t *pool;
     block_data_t x, y;
     uint32_t text[TEXT];
@@ -71,7 +81,9 @@ static inline bool pool_rig_init(pool_rig_t *rig, float bound, kvf_pool_basis_t 
     for (int i = 0; i < ALL_PLANES; i++) rig->bounds[i] = bound;
     rig->heap = (pool_heap_t){.left = -1};
     rig->layout = data_layout(LAYERS, PLANES, HEADS, DIM, TOKENS, KVF_BF16, KVF_ROPE_NEOX, DIM, rig->frequencies);
+    if (kvf_decoded_create(DECODED_BYTES, &rig->decoded)) return false;
     kvf_pool_options_t options = {.layout = &rig->layout,
+                                  .decoded = rig->decoded,
                                   .bounds = bound > 0 ? rig->bounds : NULL,
                                   .basis = basis,
                                   .learn_tokens = learn_tokens,
@@ -85,6 +97,7 @@ static inline bool pool_rig_init(pool_rig_t *rig, float bound, kvf_pool_basis_t 
 
 static inline void pool_rig_free(pool_rig_t *rig) {
     kvf_pool_destroy(rig->pool);
+    kvf_decoded_destroy(rig->decoded);
     data_destroy(&rig->x);
     data_destroy(&rig->y);
 }

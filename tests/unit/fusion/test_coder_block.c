@@ -31,8 +31,8 @@ static rig_t rig_create(const kvf_layout_t *layout, float bound) {
     kvf_basis_t *basis = kvf_basis_create_hadamard(layout, 1);
     cr_assert_eq(kvf_codec_create(layout, basis, bounds, &rig.codec), KVF_OK);
     kvf_basis_unref(basis);
-    cr_assert_eq(kvf_block_encoder_create(rig.codec, &rig.encoder), KVF_OK);
-    cr_assert_eq(kvf_block_decoder_create(rig.codec, &rig.decoder), KVF_OK);
+    cr_assert_eq(kvf_block_encoder_create(rig.codec, NULL, &rig.encoder), KVF_OK);
+    cr_assert_eq(kvf_block_decoder_create(rig.codec, NULL, &rig.decoder), KVF_OK);
     return rig;
 }
 
@@ -268,7 +268,7 @@ Test(coder_block, a_basis_of_another_version_is_not_found) {
     kvf_codec_t *codec;
     kvf_block_decoder_t *decoder;
     cr_assert_eq(kvf_codec_create(&layout, later, bounds, &codec), KVF_OK);
-    cr_assert_eq(kvf_block_decoder_create(codec, &decoder), KVF_OK);
+    cr_assert_eq(kvf_block_decoder_create(codec, NULL, &decoder), KVF_OK);
     cr_assert_eq(kvf_block_decode(decoder, record, out.record_bytes, find, &store, 0, 4, x.writable),
                  KVF_ERR_NOT_FOUND);
     kvf_block_decoder_destroy(decoder);

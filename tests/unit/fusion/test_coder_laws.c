@@ -25,8 +25,8 @@ static rig_t rig_create_with(const kvf_layout_t *layout, float bound, kvf_basis_
     for (int i = 0; i < 16; i++) bounds[i] = bound;
     cr_assert_eq(kvf_codec_create(layout, basis, bounds, &rig.codec), KVF_OK);
     kvf_basis_unref(basis);
-    cr_assert_eq(kvf_block_encoder_create(rig.codec, &rig.encoder), KVF_OK);
-    cr_assert_eq(kvf_block_decoder_create(rig.codec, &rig.decoder), KVF_OK);
+    cr_assert_eq(kvf_block_encoder_create(rig.codec, NULL, &rig.encoder), KVF_OK);
+    cr_assert_eq(kvf_block_decoder_create(rig.codec, NULL, &rig.decoder), KVF_OK);
     return rig;
 }
 

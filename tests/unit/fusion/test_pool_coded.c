@@ -36,7 +36,7 @@ static void pair_init(pair_t *pair, kvf_pool_basis_t kind, uint32_t version) {
         cr_assert_eq(kvf_basis_parse(image, bytes, &rig->layout, &pair->basis, why, sizeof(why)), KVF_OK);
     free(image);
     cr_assert_eq(kvf_codec_create(&rig->layout, pair->basis, rig->bounds, &pair->codec), KVF_OK);
-    cr_assert_eq(kvf_block_encoder_create(pair->codec, &pair->encoder), KVF_OK);
+    cr_assert_eq(kvf_block_encoder_create(pair->codec, NULL, &pair->encoder), KVF_OK);
 }
 
 static void pair_free(pair_t *pair) {

@@ -81,7 +81,7 @@ static void view_decodes(float bound) {
     }
     cr_assert_eq(kvf_kernels()->hash64(view.record.bytes, view.record.num_bytes), view.record.hash);
     if (bound > 0) {
-        cr_assert_eq(kvf_block_decoder_create(kvf__bounded_of(rig.pool)->codec, &decoder), KVF_OK);
+        cr_assert_eq(kvf_block_decoder_create(kvf__bounded_of(rig.pool)->codec, NULL, &decoder), KVF_OK);
         cr_assert_eq(kvf_block_decode(decoder, view.record.bytes, view.record.num_bytes, find_piece, &view, 0, LAYERS,
                                       rig.y.writable),
                      KVF_OK);
