@@ -57,7 +57,7 @@ static void find_prompts(const kvf_space_t *space, kvf__task_t *const *tasks, si
 /* Prompt by prompt, each in the order of its puts. */
 static void sort_by_prompt(const kvf_space_t *space, kvf__task_t **tasks, size_t count, uint32_t *prompts) {
     kvf__task_t *sorted[KVF_POOL_BATCH_MAX];
-    uint32_t numbers[KVF_POOL_BATCH_MAX];
+    uint32_t numbers[KVF_POOL_BATCH_MAX] = {0};
     size_t next = 0;
     find_prompts(space, tasks, count, prompts);
     for (uint32_t prompt = 0; prompt < count; prompt++)

@@ -111,9 +111,8 @@ static void print_fusion(FILE *to, const json_t *now, const json_t *before, doub
             rows > 0 ? 100 * number(f, "rows_alone") / rows : 0, number(f, "worst_row_of_bound"));
     double planes = number(f, "planes");
     if (planes > 0)
-        fprintf(to, "  planes fused %.1f %%   bit for bit %.1f %%   %.1f a shared vector of a batch\n",
-                100 * number(f, "planes_fused") / planes, 100 * number(f, "planes_same") / planes,
-                number(f, "means") > 0 ? number(f, "planes_fused") / number(f, "means") : 0);
+        fprintf(to, "  planes fused %.1f %%, %.1f %% bit for bit   %.0f means of several blocks\n",
+                100 * number(f, "planes_fused") / planes, 100 * number(f, "planes_same") / planes, number(f, "means"));
     fprintf(to, "  coded  %.2f GB/s now, %.2f GB/s an encoder\n\n", seconds > 0 ? coded / seconds / 1e9 : 0,
             ms > 0 ? coded / ms / 1e6 : 0);
 }

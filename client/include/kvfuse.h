@@ -139,7 +139,8 @@ typedef enum kvf_transport {
 
 typedef enum kvf_progress { KVF_PROGRESS_THREAD = 0, KVF_PROGRESS_CALLER = 1 } kvf_progress_t;
 
-/* Who codes what is put into a fused space: the daemon behind the put, or the library before it, which sends less then. */
+/* Who codes what is put into a fused space: the daemon behind the put, or the library before it, which sends less then (under policy ERROR;
+ * under others blocks go raw). */
 typedef enum kvf_put_mode { KVF_PUT_RAW = 0, KVF_PUT_FUSED = 1 } kvf_put_mode_t;
 
 /* A field that is 0 or NULL means its default. */

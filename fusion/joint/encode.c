@@ -318,8 +318,11 @@ static kvf_status_t fuse_rest(kvf_joint_encoder_t *e, uint32_t plane, const uint
         .method = KVF_SEED_TREE, .threshold = e->tau, .guarded = true, .dtype = e->shape.dtype};
     kvf_seed_table_t *table = NULL;
     if (input.leaves > 1) {
-        kvf_status_t status = kvf_seed_fuse(&input, &options, &table);
-        if (status) return status;
+        kvf_status_t status =
+            input.dim > KVF_SEED_DIM_MAX ? KVF_ERR_TOO_LARGE : kvf_seed_fuse(&input, &options, &table);
+        if (status && status != KVF_ERR_TOO_LARGE) return status;
+    }
+    if (table) {
         settle(e, plane, rest, count, &table->planes[0]);
         kvf_seed_table_destroy(table);
         return KVF_OK;

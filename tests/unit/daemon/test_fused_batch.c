@@ -112,16 +112,25 @@ Test(fused_batch, a_small_budget_evicts_and_never_grows) {
 
 Test(fused_batch, a_block_whose_bytes_change_before_it_is_coded_leaves_alone) {
     start(8 << 20, 4 << 20);
-    put_run(0, 0, 12); /* the daemon waits 20 ms for more of a batch */
-    kvf_record_t *record = rig_acquire(&rig, 5);
-    bool was_raw = record && !kvf_space_coded(rig.space, record);
-    cr_assert(was_raw, "it was coded too soon");
-    kvf_space_layer(rig.space, record, 1)[77] ^= 1;
-    kvf_space_release(rig.space, record);
+    kvf_fused_t *fused = rig.space->fused;
+    uint32_t base = 0;
+    bool was_raw = false;
+    for (; !was_raw && base < 1000;
+         base += 100) { /* the daemon waits 20 ms for more of a batch; this thread may be away for longer */
+        put_run(base, 0, 12);
+        pthread_mutex_lock(&fused->tasks_lock); /* nothing is taken meanwhile */
+        was_raw = atomic_load(&fused->num_tasks) >= 12;
+        kvf_record_t *record = was_raw ? rig_acquire(&rig, base + 5) : NULL;
+        if (record) kvf_space_layer(rig.space, record, 1)[77] ^= 1;
+        if (record) kvf_space_release(rig.space, record);
+        pthread_mutex_unlock(&fused->tasks_lock);
+    }
+    base -= 100;
+    cr_assert(was_raw, "they are coded too soon");
     rig_wait(&rig, rig.space);
-    cr_assert_null(rig_acquire(&rig, 5));
-    check_run(0, 0, 5, true);
-    check_run(6, 6 * RIG_TOKENS, 6, true);
+    cr_assert_null(rig_acquire(&rig, base + 5));
+    check_run(base, 0, 5, true);
+    check_run(base + 6, 6 * RIG_TOKENS, 6, true);
     cr_assert_eq(rig_stats(rig.space).dropped_blocks, 1);
     rig_stop(&rig);
 }
