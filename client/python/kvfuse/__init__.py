@@ -32,6 +32,7 @@ from .status import (
     Unreachable,
     version,
 )
+from .table import Table
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "Result",
     "Space",
     "Status",
+    "Table",
     "Timeout",
     "Unreachable",
     "version",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._native import ffi
 from .status import STATUS_OF, Status, error_of, status_of
+from .table import Table
 
 if TYPE_CHECKING:
     from ._blocks import Batch
@@ -24,12 +25,14 @@ class Result:
     statuses  of each key, in the order of the call; empty for a match
     matched   of a match: how many keys, from the first on, are readable
     bounds    of a get with bounds=True: (ε of K, ε of V) of each block that came, 0: exact; else None
+    table     of a get_table; else None
     """
 
     status: Status
     statuses: list[Status]
     matched: int = 0
     bounds: list[tuple[float, float]] | None = None
+    table: Table | None = None
 
     def raise_for_status(self) -> Result:
         """Raises kvfuse.Error, or the subclass that the status has, unless it is OK. Returns the result itself."""
@@ -48,22 +51,24 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 class Request:
-    """A put, get, match or delete under way. Made by the methods of Space.
+    """A put, get, get_table, match or delete under way. Made by the methods of Space.
 
     It keeps the memory of its blocks alive until its completion is seen: by wait(), await, done(), Client.poll(), or the next call on
     the client. It may be dropped before: it goes on, and its memory with it. From any thread.
     """
 
-    __slots__ = ("_client", "_number", "_batch", "_c_statuses", "_c_bounds", "_count", "_result", "_is_waited_for", "_event",
+    __slots__ = ("_client", "_number", "_batch", "_c_statuses", "_c_bounds", "_c_table", "_count", "_result", "_is_waited_for", "_event",
                  "_futures", "__weakref__")
 
-    def __init__(self, client: Client, batch: Batch | None, count: int, c_statuses: Any = None, c_bounds: Any = None) -> None:
+    def __init__(self, client: Client, batch: Batch | None, count: int, c_statuses: Any = None, c_bounds: Any = None,
+                 c_table: Any = None) -> None:
         self._client = client
         self._number = 0
         self._batch = batch
         self._count = count
         self._c_statuses = c_statuses
         self._c_bounds = c_bounds
+        self._c_table = c_table  # set by the library when the completion is taken
         self._result: Result | None = None
         self._is_waited_for = False  # a thread is inside kvf_wait_request for it
         self._event: threading.Event | None = None  # for other threads that wait
@@ -122,6 +127,8 @@ class Request:
         if self._c_statuses is None:
             return Result(status, [], matched)
         statuses = [STATUS_OF.get(number, Status.ERR_INTERNAL) for number in ffi.unpack(self._c_statuses, self._count)]
+        if self._c_table is not None:
+            return Result(status, statuses, table=Table(self._c_table[0]) if self._c_table[0] else None)
         if self._c_bounds is None:
             return Result(status, statuses)
         bounds = ffi.unpack(self._c_bounds, 2 * self._count)
@@ -132,4 +139,4 @@ class Request:
         batch = self._batch
         if batch is not None:
             batch.release()
-            self._batch = self._c_statuses = self._c_bounds = None
+            self._batch = self._c_statuses = self._c_bounds = self._c_table = None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Space:
     """One space of a daemon. Made by Client.space(); lives as long as its client is open. From any thread.
 
-    put, get, match and delete return at once with a Request. timeout is in seconds; None: the client's request_timeout. They raise
+    put, get, get_table, match and delete return at once with a Request. timeout is in seconds; None: the client's request_timeout. They raise
     TypeError or ValueError for what cannot be asked (the text names block and piece), and then nothing was started. What the daemon
     or the network fails with is in the Result. A call with nothing in it is done at once.
     """
@@ -55,10 +55,7 @@ class Space:
         bounds: the Result tells the ε of each block that came.
         Until the completion the pieces' memory is written to; where a status is not OK it is undefined.
         """
-        layers = self.layout.layers
-        if not (0 <= first_layer < layers and 0 <= num_layers <= layers - first_layer):
-            raise ValueError(f"there are no layers {first_layer} to {first_layer + max(num_layers, 1) - 1} of {layers}")
-        nbytes = self._layer_bytes * (num_layers or layers - first_layer)
+        nbytes = self._layer_bytes * self._check_layers(first_layer, num_layers)
         batch = _blocks.Batch(blocks, nbytes, self.layout.block_tokens, True, Pointer, Pointers)
         count, ms = len(batch), to_ms(timeout)
         statuses = ffi.new("int32_t[]", count)
@@ -66,6 +63,25 @@ class Space:
         request = Request(self.client, batch, count, statuses, c_bounds)
         return self.client._start(request, lambda number: lib.kvfpy_get(
             self._c, batch.address, count, ms, first_layer, num_layers, ffi.NULL if c_bounds is None else c_bounds, statuses, number))
+
+    def get_table(self, keys: Iterable[bytes], timeout: float | None = None, first_layer: int = 0, num_layers: int = 0) -> Request:
+        """Reads blocks of a space under policy fuse as the store holds them: Result.table has the vectors that they share, each once,
+        and for every plane of every block which one it is and its gain. Statuses and layers as of get; under another policy
+        kvfuse.Error (ERR_UNSUPPORTED) is raised."""
+        self._check_layers(first_layer, num_layers)
+        batch = _blocks.Batch.of_keys(keys)
+        count, ms = len(batch), to_ms(timeout)
+        statuses, c_table = ffi.new("int32_t[]", count), ffi.new("kvf_table_t **")
+        request = Request(self.client, batch, count, statuses, None, c_table)
+        return self.client._start(request, lambda number: lib.kvfpy_get_table(
+            self._c, batch.address, count, ms, first_layer, num_layers, c_table, statuses, number))
+
+    def _check_layers(self, first_layer: int, num_layers: int) -> int:
+        """How many layers these are."""
+        layers = self.layout.layers
+        if not (0 <= first_layer < layers and 0 <= num_layers <= layers - first_layer):
+            raise ValueError(f"there are no layers {first_layer} to {first_layer + max(num_layers, 1) - 1} of {layers}")
+        return num_layers or layers - first_layer
 
     def match(self, keys: Iterable[bytes], timeout: float | None = None) -> Request:
         """Counts how many of `keys`, from the first on, are readable: Result.matched. A get right after may still miss."""

@@ -15,6 +15,8 @@ kvf_status_t kvfpy_put(kvf_space_t *space, uintptr_t blocks, size_t count, uint3
                        kvf_request_t *request);
 kvf_status_t kvfpy_get(kvf_space_t *space, uintptr_t blocks, size_t count, uint32_t timeout_ms, uint32_t first_layer,
                        uint32_t num_layers, float *bounds, int32_t *statuses, kvf_request_t *request);
+kvf_status_t kvfpy_get_table(kvf_space_t *space, uintptr_t keys, size_t count, uint32_t timeout_ms, uint32_t first_layer,
+                             uint32_t num_layers, kvf_table_t **table, int32_t *statuses, kvf_request_t *request);
 kvf_status_t kvfpy_match(kvf_space_t *space, uintptr_t keys, size_t count, uint32_t timeout_ms, kvf_request_t *request);
 kvf_status_t kvfpy_delete(kvf_space_t *space, uintptr_t keys, size_t count, uint32_t timeout_ms, int32_t *statuses,
                           kvf_request_t *request);
@@ -35,6 +37,13 @@ static kvf_status_t kvfpy_get(kvf_space_t *space, uintptr_t blocks, size_t count
     kvf_request_options_t options = {
         .timeout_ms = timeout_ms, .first_layer = first_layer, .num_layers = num_layers, .bounds = bounds};
     return kvf_get(space, (const kvf_block_t *)blocks, count, &options, (kvf_status_t *)statuses, request);
+}
+
+static kvf_status_t kvfpy_get_table(kvf_space_t *space, uintptr_t keys, size_t count, uint32_t timeout_ms,
+                                    uint32_t first_layer, uint32_t num_layers, kvf_table_t **table, int32_t *statuses,
+                                    kvf_request_t *request) {
+    kvf_request_options_t options = {.timeout_ms = timeout_ms, .first_layer = first_layer, .num_layers = num_layers};
+    return kvf_get_table(space, (const kvf_key_t *)keys, count, &options, (kvf_status_t *)statuses, table, request);
 }
 
 static kvf_status_t kvfpy_match(kvf_space_t *space, uintptr_t keys, size_t count, uint32_t timeout_ms, kvf_request_t *request) {
