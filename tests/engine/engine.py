@@ -4,6 +4,9 @@
   {"options": {...}}                     first: options of vllm.LLM; answered by {"ready": seconds}
   {"prompts": [[token, …], …], "max_tokens": N, "logprobs": K, "salt": TEXT, "params": [...], "one_by_one": bool}
       answered by {"seconds": S, "outputs": [{"tokens": […], "cached": N, "seconds": S, "logprobs": [{token: logprob}, …], "params": …}, …]}
+  {"prompts": …, "distributions": PATH}  saves the log-probabilities of the next token, [prompt, vocabulary], as a file of NumPy's;
+      answered by {"cached": […]}
+  {"prompts": …, "abort_after": N}       begins them and aborts them after N steps; answered by {"aborted": N}
   {"reset": true}                        empties vLLM's own prefix cache
 """
 
@@ -40,6 +43,48 @@ def generate(llm, ask):
     return {"seconds": seconds, "outputs": outputs}
 
 
+def distributions(llm, ask):
+    import numpy as np
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0, max_tokens=1, logprobs=-1, detokenize=False)
+    rows, cached = [], []
+    for ids in ask["prompts"]:
+        output = llm.generate([{"prompt_token_ids": ids}], sampling, use_tqdm=False)[0]
+        at = output.outputs[0].logprobs[0]
+        row = np.full(len(at), -np.inf, dtype=np.float32)
+        row[np.fromiter(at.keys(), dtype=np.int64)] = np.fromiter((p.logprob for p in at.values()), dtype=np.float32)
+        rows.append(row)
+        cached.append(output.num_cached_tokens)
+    np.save(ask["distributions"], np.stack(rows))
+    return {"cached": cached}
+
+
+def abort(llm, ask):
+    from vllm import SamplingParams
+
+    engine = llm.llm_engine
+    ids = [f"aborted-{time.monotonic_ns()}-{i}" for i in range(len(ask["prompts"]))]
+    for request_id, prompt in zip(ids, ask["prompts"]):
+        engine.add_request(request_id, {"prompt_token_ids": prompt}, SamplingParams(temperature=0, max_tokens=64, ignore_eos=True))
+    for _ in range(ask["abort_after"]):
+        engine.step()
+    engine.abort_request(ids)
+    while engine.has_unfinished_requests():
+        engine.step()
+    return {"aborted": len(ids)}
+
+
+def answer_to(llm, ask):
+    if ask.get("reset"):
+        return {"reset": llm.reset_prefix_cache()}
+    if "distributions" in ask:
+        return distributions(llm, ask)
+    if "abort_after" in ask:
+        return abort(llm, ask)
+    return generate(llm, ask)
+
+
 def main():
     answers = os.fdopen(int(sys.argv[1]), "w")
     options = json.loads(sys.stdin.readline())["options"]
@@ -50,8 +95,7 @@ def main():
     print(json.dumps({"ready": time.perf_counter() - began}), file=answers, flush=True)
     for line in sys.stdin:
         ask = json.loads(line)
-        answer = {"reset": llm.reset_prefix_cache()} if ask.get("reset") else generate(llm, ask)
-        print(json.dumps(answer), file=answers, flush=True)
+        print(json.dumps(answer_to(llm, ask)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 
+import numpy as np
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.environ.get("KVFUSE_BUILD", os.path.join(ROOT, "build"))
@@ -63,6 +65,24 @@ class Daemon:
         return json.loads(subprocess.run([os.path.join(BUILD, "client", "kvfuse"), "stats", "--json", "--socket", path],
                                          capture_output=True, check=True).stdout)
 
+    def settle(self) -> dict:
+        """Waits until everything that was put is coded. The figures of fused spaces."""
+        for _ in range(600):
+            fusion = self.stats()["fusion"]
+            if not fusion["blocks_waiting"] and not fusion["spaces_learning"]:
+                return fusion
+            time.sleep(0.1)
+        raise RuntimeError(f"the daemon does not get done: {fusion}")
+
+    def wait_for_blocks(self, count: int) -> int:
+        """Waits until it has had `count` blocks stored, for at most 5 seconds. How many it has had."""
+        for _ in range(100):
+            stored = self.stats()["blocks_stored"]
+            if stored >= count:
+                break
+            time.sleep(0.05)
+        return stored
+
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self.resume()
@@ -77,9 +97,12 @@ class Daemon:
 
 
 class Engine:
-    """vLLM in a process of its own. Its log is at `log`."""
+    """vLLM in a child process, or, as by default, in three: front end, engine core with the scheduler, and worker (`processes`; slow to start).
 
-    def __init__(self, store: dict | None = None, role: str = "kv_both", **options: object) -> None:
+    store: kv_connector_extra_config; None: no connector. options: of vllm.LLM.
+    """
+
+    def __init__(self, store: dict | None = None, role: str = "kv_both", processes: bool = False, **options: object) -> None:
         everything: dict[str, object] = dict(
             model=MODEL, dtype="bfloat16", block_size=BLOCK, enforce_eager=True, max_model_len=2048, max_num_batched_tokens=2048,
             max_num_seqs=8, disable_log_stats=True, seed=0, enable_prefix_caching=True)
@@ -90,7 +113,8 @@ class Engine:
         self._log = tempfile.NamedTemporaryFile("w+", prefix="kvf-engine-", suffix=".log")
         reading, writing = os.pipe()
         environment = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="INFO", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1",
-                           DO_NOT_TRACK="1", KVF_LOG="warn")
+                           DO_NOT_TRACK="1", KVF_LOG="error",
+                           VLLM_ENABLE_V1_MULTIPROCESSING="1" if processes else "0")
         self._process = subprocess.Popen([sys.executable, os.path.join(HERE, "engine.py"), str(writing)], stdin=subprocess.PIPE, text=True,
                                          stdout=self._log, stderr=self._log, pass_fds=[writing], env=environment)
         os.close(writing)
@@ -118,8 +142,22 @@ class Engine:
     def timed(self, prompts: list[list[int]], max_tokens: int = 16, **more: object) -> float:
         return self._ask({"prompts": prompts, "max_tokens": max_tokens, **more})["seconds"]
 
+    def distributions(self, prompts: list[list[int]]) -> tuple[np.ndarray, list[int]]:
+        """Log-probabilities of the next token, [prompt, vocabulary], and how many tokens of each prompt were not computed."""
+        with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+            cached = self._ask({"prompts": prompts, "distributions": file.name})["cached"]
+            return np.load(file.name), cached
+
+    def abort(self, prompts: list[list[int]], after: int) -> None:
+        self._ask({"prompts": prompts, "abort_after": after})
+
     def reset(self) -> None:
+        """Empties vLLM's own prefix cache."""
         assert self._ask({"reset": True})["reset"]
+
+    def said(self, text: str) -> int:
+        """How many lines of its log have `text`."""
+        return sum(text in line for line in self.log.splitlines())
 
     def close(self) -> None:
         assert self._process.stdin is not None

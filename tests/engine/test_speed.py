@@ -1,0 +1,61 @@
+"""(c) Time to the first token of a prompt that is in the store, and what saving costs where nothing is."""
+
+from __future__ import annotations
+
+import statistics
+
+from rig import BLOCK, Daemon, Engine, documents, tokenize
+
+TOKENS = 1500
+
+
+def fresh(number: int, text: int = 0) -> list[int]:
+    """A prompt of 1,500 tokens that nobody has seen."""
+    return (tokenize(f"Document {number}.\n") + documents(TOKENS)[text])[:TOKENS]
+
+
+def first_token_seconds(engine: Engine, prompts: list[list[int]]) -> tuple[float, list[dict]]:
+    outputs = engine.generate(prompts, 1, one_by_one=True)
+    return statistics.median(output["seconds"] for output in outputs), outputs
+
+
+def test_first_token_of_a_stored_prompt(plain, figure):
+    prompts = [fresh(i, i % 4) for i in range(7)]
+    first_token_seconds(plain, [fresh(90), fresh(91)])
+    computed, _ = first_token_seconds(plain, prompts)
+    own, _ = first_token_seconds(plain, prompts)
+    with Daemon() as daemon:
+        for policy in ("exact", "error 0.05"):
+            store = {"address": daemon.address, "policy": policy}
+            with Engine(store) as engine:
+                engine.generate(prompts, 1, one_by_one=True)
+                daemon.wait_for_blocks(TOKENS // BLOCK * len(prompts))
+                daemon.settle()
+            with Engine(store) as engine:
+                first_token_seconds(engine, [fresh(90), fresh(91)])
+                loaded, outputs = first_token_seconds(engine, prompts)
+                assert all(output["cached"] == (TOKENS - 1) // BLOCK * BLOCK for output in outputs)
+            figure(f"(c) first token of {TOKENS}, found in the store, {policy}",
+                   f"{loaded * 1000:.0f} ms: {computed / loaded:.1f} times faster than computed ({computed * 1000:.0f} ms); "
+                   f"from vLLM's own cache {own * 1000:.0f} ms")
+            if policy == "exact":
+                assert computed / loaded >= 8
+
+
+def test_saving_costs_little(plain, figure):
+    """The same kind of prompts, none of them stored, turn by turn with and without the connector."""
+    with Daemon() as daemon, Engine({"address": daemon.address}) as engine:
+        for e in (plain, engine):
+            e.generate([fresh(80), fresh(81)], 16, one_by_one=True)
+        ratios, without = [], []
+        for i in range(12):
+            sides = {}
+            for e in (plain, engine) if i % 2 else (engine, plain):
+                sides[e] = e.timed([fresh(100 + i, i % 4)], 16)
+            ratios.append(sides[engine] / sides[plain])
+            without.append(sides[plain])
+        saved = daemon.wait_for_blocks(TOKENS // BLOCK * 14)
+    overhead = statistics.median(ratios) - 1
+    figure(f"(c) cost of saving, {TOKENS} tokens in, 16 out, no hit", f"{overhead * 100:+.1f} % of {statistics.median(without) * 1000:.0f} ms")
+    assert saved >= TOKENS // BLOCK * 14
+    assert overhead <= 0.05
