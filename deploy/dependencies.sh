@@ -5,7 +5,7 @@ set -eu
 
 build="gcc libc6-dev cmake ninja-build pkg-config libucx-dev libuv1-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev
  libinih-dev libjansson-dev libhiredis-dev uthash-dev libopenblas-serial-dev liblapacke-dev"
-test="libcriterion-dev redis-server iproute2 python3"
+test="libcriterion-dev redis-server iproute2 python3 python3-dev python3-venv"
 
 packages=$build
 case "${1:-run}" in

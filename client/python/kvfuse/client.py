@@ -24,6 +24,7 @@ from .watch import Watch
 
 _TAKEN_AT_ONCE = 64
 _LOOK_AGAIN_S = 0.0005
+_FORKED = "this process was forked while a client was open, and cannot use kvfuse: start it by spawn, or fork before the first client"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Client:
     lost connection is made again in the background; requests wait for that within their timeouts.
 
     Threads: everything may be called from any thread. The library has one thread of its own. No call blocks with the GIL held.
-    After a fork the child cannot use it (kvfuse.Error, ERR_UNSUPPORTED): it makes a client of its own. The parent goes on.
+    Forks: a child that is forked while a client is open can use neither that one nor make its own (kvfuse.Error, ERR_UNSUPPORTED, at
+    once), as UCX's threads are not in it. The parent goes on. Start such children by spawn, or fork before the first client.
     """
 
     def __init__(self, address: str = "127.0.0.1:7311", *, name: str | None = None, transport: str = "auto", put_mode: str = "raw",
@@ -82,6 +84,8 @@ class Client:
         self._registrations: weakref.WeakSet[Registration] = weakref.WeakSet()
         self._watch_list = Watch()
         self.address = address
+        if _is_lame:
+            raise error_of(Status.ERR_UNSUPPORTED, _FORKED)
         options = Options(address, name, transport, put_mode, unit_cache_bytes, bounce_bytes, connect_timeout, request_timeout,
                           ping_interval, skip_verify, busy_poll, ucx_tls)
         out, error = ffi.new("kvf_client_t **"), ffi.new("kvf_error_t *")
@@ -153,7 +157,7 @@ class Client:
     def _enter(self) -> Any:
         """Begins a call into the library; _leave() ends it. Returns the kvf_client_t, or raises."""
         if self._is_forked():
-            raise error_of(Status.ERR_UNSUPPORTED, "this client was made before the fork: make one in this process")
+            raise error_of(Status.ERR_UNSUPPORTED, _FORKED)
         self._calls.append(None)
         if self._is_closing:
             self._calls.pop()
@@ -357,18 +361,19 @@ class Client:
         """Waits for a completion. One thread does so in the library, others for that thread."""
         c = self._enter()
         try:
-            with self._lock:
-                if request._result is not None:
-                    return
-                is_second = request._is_waited_for
-                if is_second and request._event is None:
-                    request._event = threading.Event()
-                request._is_waited_for = True
-            if is_second:
-                assert request._event is not None
-                request._event.wait()
-            else:
-                self._wait_in_library(c, request)
+            while request._result is None:
+                with self._lock:
+                    if request._result is not None:
+                        break
+                    is_first = not request._is_waited_for
+                    request._is_waited_for = True
+                    if not is_first and request._event is None:
+                        request._event = threading.Event()
+                    event = request._event
+                if is_first:
+                    self._wait_in_library(c, request)
+                elif event is not None:
+                    event.wait()
         finally:
             self._leave()
 
@@ -378,15 +383,15 @@ class Client:
             lib.kvfpy_wait(c, request._number, completion)
         finally:  # also where a signal's exception comes in between: the completion is taken, so it has to be handed on
             with self._lock:
+                request._is_waited_for = False
                 # Who took it meanwhile has also handed it on, as both are done under the lock: then there is a result, and what the
                 # library said is that it does not know the request.
-                request._is_waited_for = False
-                is_ours = completion.request != 0 and request._result is None
-                if is_ours:
+                if completion.request and request._result is None:
                     self._in_flight.pop(request._number, None)
                     request._finish(completion.status, completion.matched)
-            if is_ours:
-                request._let_go()
+                if request._event is not None:
+                    request._event.set()
+                    request._event = None
 
     def _watch(self, request: Request) -> asyncio.Future[None] | None:
         """A future of the running loop that ends with the request. None: it is completed already."""
@@ -405,6 +410,15 @@ class Client:
 
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_is_lame = False  # this process was forked while a client was open
+
+
+def _after_fork() -> None:
+    global _is_lame
+    _is_lame = _is_lame or len(_open_clients) > 0
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from ._native import ffi, lib
 
 _DTYPES = {"bf16": lib.KVF_BF16, "fp16": lib.KVF_FP16, "fp32": lib.KVF_FP32}
 _ROPE_STYLES = {None: lib.KVF_ROPE_NONE, "none": lib.KVF_ROPE_NONE, "neox": lib.KVF_ROPE_NEOX, "gptj": lib.KVF_ROPE_GPTJ}
+_MODEL_BYTES_MAX = 255
 _FIELDS = ("layers", "planes", "kv_heads", "head_dim", "block_tokens")
 
 
@@ -53,9 +55,27 @@ class Layout:
             raise ValueError(f"rope_style {self.rope_style!r}: None, 'neox' or 'gptj'")
         tables = tuple(tuple(float(f) for f in table) for table in self._iterate_tables())
         object.__setattr__(self, "rope_frequencies", tables)
-        if any(2 * len(table) != self.rope_dim for table in tables):
-            raise ValueError(f"rope_frequencies: every table has rope_dim / 2 = {self.rope_dim / 2:g} of them")
+        self._check_rope(tables)
+        if len(self.model.encode()) > _MODEL_BYTES_MAX or "\0" in self.model:
+            raise ValueError(f"model has more than {_MODEL_BYTES_MAX} bytes, or one that is 0")
         self._build(tables)
+
+    def _check_rope(self, tables: tuple[tuple[float, ...], ...]) -> None:
+        """What the library says of it when a space is opened, before."""
+        if self.rope_style in (None, "none"):
+            if self.rope_dim or tables:
+                raise ValueError("rope_dim and rope_frequencies are for layouts with a rope_style")
+            return
+        if self.planes != 2:
+            raise ValueError("a rope_style needs planes=2 (K and V)")
+        if not 2 <= self.rope_dim <= self.head_dim or self.rope_dim % 2:
+            raise ValueError(f"rope_dim is {self.rope_dim}, must be even and 2 to head_dim ({self.head_dim})")
+        if len(tables) not in (1, self.layers):
+            raise ValueError(f"rope_frequencies has {len(tables)} tables, must be 1 or layers ({self.layers})")
+        if any(2 * len(table) != self.rope_dim for table in tables):
+            raise ValueError(f"rope_frequencies: every table has rope_dim / 2 = {self.rope_dim // 2} of them")
+        if not all(math.isfinite(f) for table in tables for f in table):
+            raise ValueError("rope_frequencies has one that is no finite number")
 
     def _iterate_tables(self) -> Iterable[Iterable[float]]:
         return () if self.rope_frequencies is None else self.rope_frequencies

@@ -73,16 +73,16 @@ class Request:
         """Whether it is completed. Looks, without waiting."""
         if self._result is None:
             self._client._look()
-        return self._result is not None
+        if self._result is None:
+            return False
+        self._let_go()
+        return True
 
     def wait(self) -> Result:
         """Waits for its completion, without the GIL. Every request ends within its timeout, so this does; Ctrl-C is seen then."""
         if self._result is None:
             self._client._wait(self)
-        else:
-            self._client._reported(self)
-        assert self._result is not None
-        return self._result
+        return self._take_result()
 
     def __await__(self) -> Generator[Any, None, Result]:
         """Waits for its completion in an asyncio loop. If the await is cancelled the request goes on, and can be awaited again."""
@@ -90,6 +90,10 @@ class Request:
             future = self._client._watch(self)
             if future is not None:
                 yield from future
+        return self._take_result()
+
+    def _take_result(self) -> Result:
+        self._let_go()  # another thread may have taken the completion, and be about to
         self._client._reported(self)
         assert self._result is not None
         return self._result
@@ -124,8 +128,8 @@ class Request:
         return Result(status, statuses, 0, list(zip(bounds[0::2], bounds[1::2])))
 
     def _let_go(self) -> None:
-        """Gives the caller's memory back. Not under the client's lock: what dies here may call back."""
-        batch, self._batch = self._batch, None
-        self._c_statuses = self._c_bounds = None
+        """Gives the caller's memory back, once it is completed. Not under the client's lock: what dies here may call back."""
+        batch = self._batch
         if batch is not None:
             batch.release()
+            self._batch = self._c_statuses = self._c_bounds = None
