@@ -4,6 +4,8 @@ A page is what one block has of one layer. Backends order it as their kernels li
 A row is what one token has of one head, and a block's planes in the store are [plane (K, V), token, head, dim].
 """
 
+# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+
 from __future__ import annotations
 
 import hashlib
@@ -80,7 +82,9 @@ class PageOrder:
             pages[:, self._order] = rows.reshape(len(rows), -1)
 
     def _plane_of(self, pages: torch.Tensor, plane: int) -> torch.Tensor:
-        first, strides = self._strides[plane]
+        how = self._strides[plane]
+        assert how is not None
+        first, strides = how
         return pages.as_strided((len(pages), *self._shape[1:]), (pages.shape[1], *strides), pages.storage_offset() + first)
 
     @staticmethod

@@ -1,5 +1,7 @@
 """The worker's side: loads and saves of one worker's pages."""
 
+# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
