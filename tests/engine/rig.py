@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import glob
 import json
 import os
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -113,7 +116,7 @@ class Engine:
         self._log = tempfile.NamedTemporaryFile("w+", prefix="kvf-engine-", suffix=".log")
         reading, writing = os.pipe()
         environment = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="INFO", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1",
-                           DO_NOT_TRACK="1", KVF_LOG="error",
+                           DO_NOT_TRACK="1", KVF_LOG="error", OMP_WAIT_POLICY="PASSIVE",
                            VLLM_ENABLE_V1_MULTIPROCESSING="1" if processes else "0")
         self._process = subprocess.Popen([sys.executable, os.path.join(HERE, "engine.py"), str(writing)], stdin=subprocess.PIPE, text=True,
                                          stdout=self._log, stderr=self._log, pass_fds=[writing], env=environment)
@@ -179,12 +182,47 @@ class Engine:
         self.close()
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Around what is timed: holds the file ENGINE_QUIET_LOCK, if there is one, so that other runs on the machine keep still."""
+    path = os.environ.get("ENGINE_QUIET_LOCK")
+    if path is None:
+        yield
+        return
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def tokens_of(outputs: list[dict]) -> list[list[int]]:
     return [output["tokens"] for output in outputs]
 
 
 def cached_of(outputs: list[dict]) -> list[int]:
     return [output["cached"] for output in outputs]
+
+
+def assert_vllms_own(plain: Engine, prompts: list[list[int]], outputs: list[dict]) -> int:
+    """Asserts that each output is one that vLLM gives by itself. How many are those of a prompt computed in one go.
+
+    What is computed on top of a cached beginning has other sums in the last bit than what is computed in one go, and now and then another
+    greedy token, by vLLM's own cache as well. So where part of a prompt came, one of vLLM's outputs with some of its blocks cached is right.
+    """
+    whole = tokens_of(plain.generate(prompts, len(outputs[0]["tokens"]), one_by_one=True, salt=f"whole {time.monotonic_ns()}"))
+    equal = 0
+    for prompt, tokens, output in zip(prompts, whole, outputs):
+        if output["tokens"] == tokens:
+            equal += 1
+            continue
+        for blocks in range(1, (len(prompt) - 1) // BLOCK + 1):
+            salt = f"{blocks} {time.monotonic_ns()}"
+            plain.generate([prompt[:blocks * BLOCK + 1]], 1, salt=salt)
+            got = plain.generate([prompt], len(tokens), salt=salt)[0]
+            if got["tokens"] == output["tokens"]:
+                break
+        else:
+            raise AssertionError(f"{output['tokens']} is none of vLLM's own outputs; in one go it gives {tokens}")
+    return equal
 
 
 # ---- prompts, of real text ----

@@ -54,4 +54,4 @@ VIRTUAL_ENV=$venv "$venv/bin/uv" pip install -q --reinstall-package kvfuse --no-
 "$venv/bin/python" "$here/model.py" "$ENGINE_MODEL" >>"$log" 2>&1 || fail "the model folder cannot be made"
 
 cd "$here"
-exec "$venv/bin/python" -m pytest -q -p no:cacheprovider --no-header "$@"
+exec "$venv/bin/python" -m pytest -qq -W ignore -p no:cacheprovider "$@"

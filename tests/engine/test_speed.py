@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from rig import BLOCK, Daemon, Engine, documents, tokenize
+from rig import BLOCK, Daemon, Engine, documents, quiet, tokenize
 
 TOKENS = 1500
 
@@ -21,9 +21,10 @@ def first_token_seconds(engine: Engine, prompts: list[list[int]]) -> tuple[float
 
 def test_first_token_of_a_stored_prompt(plain, figure):
     prompts = [fresh(i, i % 4) for i in range(7)]
-    first_token_seconds(plain, [fresh(90), fresh(91)])
-    computed, _ = first_token_seconds(plain, prompts)
-    own, _ = first_token_seconds(plain, prompts)
+    with quiet():
+        first_token_seconds(plain, [fresh(90), fresh(91)])
+        computed, _ = first_token_seconds(plain, prompts)
+        own, _ = first_token_seconds(plain, prompts)
     with Daemon() as daemon:
         for policy in ("exact", "error 0.05"):
             store = {"address": daemon.address, "policy": policy}
@@ -32,8 +33,9 @@ def test_first_token_of_a_stored_prompt(plain, figure):
                 daemon.wait_for_blocks(TOKENS // BLOCK * len(prompts))
                 daemon.settle()
             with Engine(store) as engine:
-                first_token_seconds(engine, [fresh(90), fresh(91)])
-                loaded, outputs = first_token_seconds(engine, prompts)
+                with quiet():
+                    first_token_seconds(engine, [fresh(90), fresh(91)])
+                    loaded, outputs = first_token_seconds(engine, prompts)
                 assert all(output["cached"] == (TOKENS - 1) // BLOCK * BLOCK for output in outputs)
             figure(f"(c) first token of {TOKENS}, found in the store, {policy}",
                    f"{loaded * 1000:.0f} ms: {computed / loaded:.1f} times faster than computed ({computed * 1000:.0f} ms); "
@@ -50,8 +52,9 @@ def test_saving_costs_little(plain, figure):
         ratios, without = [], []
         for i in range(12):
             sides = {}
-            for e in (plain, engine) if i % 2 else (engine, plain):
-                sides[e] = e.timed([fresh(100 + i, i % 4)], 16)
+            with quiet():
+                for e in (plain, engine) if i % 2 else (engine, plain):
+                    sides[e] = e.timed([fresh(100 + i, i % 4)], 16)
             ratios.append(sides[engine] / sides[plain])
             without.append(sides[plain])
         saved = daemon.wait_for_blocks(TOKENS // BLOCK * 14)

@@ -1,6 +1,6 @@
 """vLLM's paged cache as the connector sees it: one tensor [pages, page] a layer."""
 
-# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The connector that vLLM loads: each process makes one, with the side that its role names."""
 
-# mypy: disable-error-code="import-not-found,misc"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found,misc"
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What changes the bytes of a block besides its tokens."""
 
-# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
 

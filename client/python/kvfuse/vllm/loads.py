@@ -1,6 +1,6 @@
 """Worker side, loading: between steps, or layer by layer within one. What fails is reported, and vLLM computes it."""
 
-# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
 

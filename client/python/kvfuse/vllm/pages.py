@@ -4,7 +4,7 @@ A page is what one block has of one layer. Backends order it as their kernels li
 A row is what one token has of one head, and a block's planes in the store are [plane (K, V), token, head, dim].
 """
 
-# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the scheduler's side tells the workers' side, and the other way round."""
 
-# mypy: disable-error-code="import-not-found,misc"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found,misc"
 
 from __future__ import annotations
 

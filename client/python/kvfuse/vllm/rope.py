@@ -1,6 +1,6 @@
 """The model's RoPE, asked of vLLM's own rotary modules, so that scaled kinds (llama3, yarn, …) are what they are."""
 
-# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
 

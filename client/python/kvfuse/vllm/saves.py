@@ -1,6 +1,6 @@
 """Worker side, saving: full blocks are copied to staging at the step's end, and put from there while the engine goes on."""
 
-# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The scheduler's side: what of a prompt is in the store, and which blocks the workers load and save."""
 
-# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ class Scheduler:
         self._is_only_producer = self._saves_any and not self._loads_any
         self._block_tokens: int = config.cache_config.block_size
         self._saves_generated = settings.save_generated and config.speculative_config is None
+        self._hash: str = config.cache_config.prefix_caching_hash_algo
+        self._hash_tokens: int | None = getattr(config.cache_config, "hash_block_size", None)
         self._stores: list[Store] = []
         self._tracked: dict[str, _Tracked] = {}
         self._planned: list[Load] = []
@@ -72,6 +74,12 @@ class Scheduler:
     def open(self, spaces: list[WorkerSpace]) -> None:
         """Told of the workers' spaces, once, at start-up."""
         unsupported = [space.unsupported for space in spaces if space.unsupported]
+        if any(space.layout.get("block_tokens", self._block_tokens) != self._block_tokens for space in spaces):
+            unsupported.append(f"the workers' blocks do not have {self._block_tokens} tokens")
+        if self._hash_tokens not in (None, self._block_tokens):
+            unsupported.append(f"vLLM hashes {self._hash_tokens} tokens at a time, its blocks have {self._block_tokens}")
+        if self._hash.startswith("xxhash"):
+            unsupported.append(f"prefix_caching_hash_algo {self._hash}: its collisions would be wrong bytes; take sha256 or sha256_cbor")
         if unsupported:
             logger.warning("kvfuse: not used: %s", unsupported[0])
             return

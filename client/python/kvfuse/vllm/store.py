@@ -1,6 +1,6 @@
 """The connection to the store, which may be away, slow or refuse us: nothing here lets the engine wait."""
 
-# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The worker's side: loads and saves of one worker's pages."""
 
-# mypy: disable-error-code="import-not-found"  # where the package is checked there is no vLLM
+# mypy: disable-error-code="import-not-found"
 
 from __future__ import annotations
 
