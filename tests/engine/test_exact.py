@@ -36,8 +36,8 @@ def test_restarted_engine_gives_the_same_tokens(expected, figure):
     figure("(a) prompts with equal tokens after a restart, of", f"{len(prompts)} of {len(prompts)}, 32 tokens each")
 
 
-@pytest.mark.parametrize("store", [{"order": "rows"}, {"load": "layers"}, {"order": "rows", "load": "layers", "layers_per_get": 7},
-                                   {"transport": "network"}], ids=lambda s: "-".join(f"{v}" for v in s.values()))
+@pytest.mark.parametrize("store", [{"order": "rows", "transport": "network"}, {"load": "layers"},
+                                   {"order": "rows", "load": "layers", "layers_per_get": 7}], ids=lambda s: "-".join(f"{v}" for v in s.values()))
 def test_other_ways_give_the_same_tokens(expected, store):
     prompts = make_prompts()
     with Daemon() as daemon, Engine({"address": daemon.address, **store}) as engine:
