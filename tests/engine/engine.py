@@ -6,7 +6,8 @@
       answered by {"seconds": S, "outputs": [{"tokens": […], "cached": N, "seconds": S, "logprobs": [{token: logprob}, …], "params": …}, …]}
   {"prompts": …, "distributions": PATH}  saves the log-probabilities of the next token, [prompt, vocabulary], as a file of NumPy's;
       answered by {"cached": […]}
-  {"prompts": …, "abort_after": N}       begins them and aborts them after N steps; answered by {"aborted": N}
+  {"prompts": …, "abort_after": N}       begins them and aborts them after N steps; answered by {"aborted": N, "left": bool}
+  {"prompts": …, "gaps": [[token, …], …]} answered by {"gaps": […]}: of each token after its prompt, how much more likely the likeliest is (nats)
   {"reset": true}                        empties vLLM's own prefix cache
 """
 
@@ -70,9 +71,23 @@ def abort(llm, ask):
     for _ in range(ask["abort_after"]):
         engine.step()
     engine.abort_request(ids)
-    while engine.has_unfinished_requests():
+    scheduler = engine.engine_core.engine_core.scheduler
+    deadline = time.monotonic() + 20
+    while scheduler.has_requests() and time.monotonic() < deadline:  # pages that are being loaded are free only then
         engine.step()
-    return {"aborted": len(ids)}
+    return {"aborted": len(ids), "left": scheduler.has_requests()}
+
+
+def gaps(llm, ask):
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+    found = []
+    for prompt, tokens in zip(ask["prompts"], ask["gaps"]):
+        output = llm.generate([{"prompt_token_ids": prompt + tokens}], sampling, use_tqdm=False)[0]
+        for token, at in zip(tokens, output.prompt_logprobs[len(prompt):]):
+            found.append(max(p.logprob for p in at.values()) - at[token].logprob)
+    return {"gaps": found}
 
 
 def answer_to(llm, ask):
@@ -80,6 +95,8 @@ def answer_to(llm, ask):
         return {"reset": llm.reset_prefix_cache()}
     if "distributions" in ask:
         return distributions(llm, ask)
+    if "gaps" in ask:
+        return gaps(llm, ask)
     if "abort_after" in ask:
         return abort(llm, ask)
     return generate(llm, ask)

@@ -152,7 +152,12 @@ class Engine:
             return np.load(file.name), cached
 
     def abort(self, prompts: list[list[int]], after: int) -> None:
-        self._ask({"prompts": prompts, "abort_after": after})
+        """Begins them and aborts them after so many steps; nothing of them is left then."""
+        assert not self._ask({"prompts": prompts, "abort_after": after})["left"]
+
+    def gaps(self, prompts: list[list[int]], outputs: list[list[int]]) -> list[float]:
+        """Of each token of `outputs`, computed in one go: how much more likely the likeliest token is, in nats. 0: it is that one."""
+        return self._ask({"prompts": prompts, "gaps": outputs})["gaps"]
 
     def reset(self) -> None:
         """Empties vLLM's own prefix cache."""

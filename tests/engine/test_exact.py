@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rig import BLOCK, Daemon, Engine, cached_of, documents, tokens_of
+from rig import BLOCK, Daemon, Engine, assert_vllms_own, cached_of, documents, tokens_of
 
 
 def make_prompts() -> list[list[int]]:
@@ -88,14 +88,20 @@ def test_salt_abort_and_many_at_once(expected):
 
 
 def test_preempted_requests_go_on(plain):
-    """Room for about three of the six requests: they are preempted, and come back from the store."""
+    """Room for about three of the six requests: they are preempted, and come back from the store.
+
+    The sizes of batches change sums in the last bit, and with them now and then a token, with or without the store. So each token is held
+    against what an engine that computes all in one go finds likeliest: from wrong KV it would be far off.
+    """
     prompts = [doc[:600] for doc in documents(1500)[8:14]]
-    expected = tokens_of(plain.generate(prompts, 128, one_by_one=True))
+    alone = plain.generate(prompts, 16, one_by_one=True)
     with Daemon() as daemon, Engine({"address": daemon.address}, num_gpu_blocks_override=66, max_num_seqs=6) as engine:
         for _ in range(2):
             outputs = engine.generate(prompts, 128)
             assert [o["finish"] for o in outputs] == ["length"] * len(prompts)
-        agree = sum(a == b for got, want in zip(tokens_of(outputs), expected) for a, b in zip(got, want))
-        assert agree >= 0.9 * 128 * len(prompts)  # the sizes of batches change sums in the last bit, with or without the store
-        one_by_one = engine.generate(prompts, 16, one_by_one=True)
-        assert tokens_of(one_by_one) == [tokens[:16] for tokens in expected]
+            gaps = plain.gaps(prompts, tokens_of(outputs))
+            assert max(gaps) <= 0.5 and sum(gaps) / len(gaps) <= 0.01
+        assert_vllms_own(plain, prompts, engine.generate(prompts, 16, one_by_one=True))
+    assert max(plain.gaps(prompts, tokens_of(alone))) <= 0.5
+    wrong = plain.gaps(prompts, tokens_of(outputs[1:] + outputs[:1]))  # the measure sees other prompts' outputs
+    assert max(wrong) > 2
