@@ -299,6 +299,7 @@ class Client:
             request._finish(Status.OK, 0)
             request._let_go()
             return request
+        batch = request._batch  # another thread may see the completion, and let it go, before this one goes on
         self._look()
         self._enter()
         try:
@@ -312,8 +313,8 @@ class Client:
                         self._in_flight[number] = request
         finally:
             self._leave()
-        if request._batch is not None:
-            request._batch.started()
+        if batch is not None:
+            batch.started()
         return request
 
     def _look(self) -> None:

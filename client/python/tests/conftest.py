@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 os.environ.update(UCX_TLS="tcp", UCX_NET_DEVICES="lo", UCX_ERROR_SIGNALS="", UCX_WARN_UNUSED_ENV_VARS="n")
 
@@ -16,6 +17,11 @@ import kvfuse
 
 NOT_TESTED: list[str] = []
 names = (f"space-{i}" for i in itertools.count())
+
+
+def connect(address: str, **options: Any) -> kvfuse.Client:
+    """A client that has time to connect: the machine may be busy, and all of it slow under AddressSanitizer."""
+    return kvfuse.Client(address, **{"connect_timeout": 30, **options})
 
 
 def not_tested(what: str) -> None:
@@ -46,7 +52,7 @@ def own_daemon() -> Iterator[Daemon]:
 
 @pytest.fixture(params=["shared", "network"])
 def client(daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[kvfuse.Client]:
-    with kvfuse.Client(daemon.address, name="pytest", transport=request.param) as client:
+    with connect(daemon.address, name="pytest", transport=request.param) as client:
         yield client
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -13,7 +14,16 @@ import time
 from pathlib import Path
 
 READY_S, END_S = 10, 15
+PR_SET_PDEATHSIG = 1
 CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+_prctl = ctypes.CDLL(None).prctl
+
+
+def _end_with_parent() -> None:
+    """Also where a test's process is aborted, by a sanitizer, say."""
+    _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 class Daemon:
@@ -32,7 +42,7 @@ class Daemon:
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [self.binary, "--address", self.address, "--runtime-dir", str(self.folder), *self.options], stderr=file,
-                env={**os.environ, "LD_PRELOAD": ""})
+                env={**os.environ, "LD_PRELOAD": ""}, preexec_fn=_end_with_parent)
         deadline = time.monotonic() + READY_S
         while True:
             found = re.search(r"listening on (\S+)$", log.read_text(), re.MULTILINE)

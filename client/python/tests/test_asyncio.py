@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from conftest import connect
 
 import kvfuse
 from kvfuse import Block, Status
@@ -90,7 +91,7 @@ def test_an_await_and_a_wait_in_another_thread_both_end(space):
 
 def test_what_another_thread_sees_ends_the_await(own_daemon, layout):
     """The loop is blocked while a thread takes its completion."""
-    with kvfuse.Client(own_daemon.address) as client:
+    with connect(own_daemon.address) as client:
         space = client.space("stolen", layout)
 
         async def main():
@@ -111,7 +112,7 @@ def test_what_another_thread_sees_ends_the_await(own_daemon, layout):
 
 
 def test_a_cancelled_await_leaves_the_request(own_daemon, layout, make_block):
-    with kvfuse.Client(own_daemon.address) as client:
+    with connect(own_daemon.address) as client:
         space = client.space("cancelled", layout)
 
         async def main():
@@ -131,7 +132,7 @@ def test_a_cancelled_await_leaves_the_request(own_daemon, layout, make_block):
 
 
 def test_a_client_that_is_closed_ends_awaits(own_daemon, layout):
-    client = kvfuse.Client(own_daemon.address)
+    client = connect(own_daemon.address)
     space = client.space("closing", layout)
 
     async def main():

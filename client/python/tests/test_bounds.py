@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from conftest import names
+from conftest import connect, names
 from sample import Sample, worst_row
 
 import kvfuse
@@ -29,7 +29,7 @@ def put_patiently(space, blocks):
 @pytest.mark.parametrize("put_mode", ["raw", "fused"])
 def test_rows_of_a_fused_space_are_within_the_bound(daemon, put_mode):
     sample = Sample()
-    with kvfuse.Client(daemon.address, put_mode=put_mode) as client:
+    with connect(daemon.address, put_mode=put_mode) as client:
         name = next(names)
         space = client.space(name, sample.layout, policy=f"error {EPSILON}")
         blocks = list(sample.blocks())

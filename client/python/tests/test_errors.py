@@ -8,7 +8,7 @@ import socket
 import time
 
 import pytest
-from conftest import names
+from conftest import connect, names
 
 import kvfuse
 from kvfuse import Block, Status
@@ -104,7 +104,7 @@ def test_more_memories_than_a_client_has_is_busy(client):
 
 def test_a_block_beyond_the_daemons_segments_is_too_large(own_daemon):
     big = kvfuse.Layout(layers=64, kv_heads=8, head_dim=1024, block_tokens=16, model="big")  # 32 MiB
-    with kvfuse.Client(own_daemon.address) as client:
+    with connect(own_daemon.address) as client:
         with pytest.raises(kvfuse.Error, match="33554432 bytes is too large for the daemon") as raised:
             client.space("big", big)
         assert raised.value.status is Status.TOO_LARGE
@@ -112,7 +112,7 @@ def test_a_block_beyond_the_daemons_segments_is_too_large(own_daemon):
 
 @pytest.mark.parametrize("transport", ["shared", "network"])
 def test_a_daemon_that_stands_still_costs_the_timeout(own_daemon, layout, make_block, transport):
-    with kvfuse.Client(own_daemon.address, transport=transport, ping_interval=30) as client:
+    with connect(own_daemon.address, transport=transport, ping_interval=30) as client:
         space = client.space("still", layout)
         key, data = make_block(0)
         space.put([Block(key, data)]).wait().raise_for_status()
@@ -132,7 +132,7 @@ def test_a_daemon_that_stands_still_costs_the_timeout(own_daemon, layout, make_b
 
 @pytest.mark.parametrize("transport", ["shared", "network"])
 def test_a_daemon_that_is_killed_is_found_again(own_daemon, layout, make_block, transport):
-    with kvfuse.Client(own_daemon.address, transport=transport, ping_interval=0.2, request_timeout=5) as client:
+    with connect(own_daemon.address, transport=transport, ping_interval=0.2, request_timeout=5) as client:
         space = client.space("lost", layout)
         key, data = make_block(0)
         space.put([Block(key, data)]).wait().raise_for_status()
@@ -159,15 +159,15 @@ def test_a_daemon_that_is_killed_is_found_again(own_daemon, layout, make_block, 
 
 
 def test_info_and_ping_say_how_it_is(daemon):
-    with kvfuse.Client(daemon.address, transport="network") as client:
+    with connect(daemon.address, transport="network") as client:
         assert client.info == kvfuse.ClientInfo(True, False, "", kvfuse.version(), client.info.ucx_version, 0)
         assert 0 < client.ping() < 1
-    with kvfuse.Client(daemon.address) as client:
+    with connect(daemon.address) as client:
         assert client.info.shared_memory and client.info.not_shared_why == ""
 
 
 def test_a_closed_client_says_so(daemon, layout, make_block):
-    client = kvfuse.Client(daemon.address)
+    client = connect(daemon.address)
     space = client.space("closed", layout)
     memory = client.memory(4096)
     client.close()

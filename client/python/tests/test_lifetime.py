@@ -12,6 +12,7 @@ import time
 import weakref
 
 import pytest
+from conftest import connect
 
 import kvfuse
 from kvfuse import Block, Status
@@ -24,7 +25,7 @@ class Buffer(bytearray):
 @pytest.fixture
 def still(own_daemon, layout):
     """A space whose daemon answers only when it is let go."""
-    client = kvfuse.Client(own_daemon.address, transport="network", ping_interval=30, request_timeout=20)
+    client = connect(own_daemon.address, transport="network", ping_interval=30, request_timeout=20)
     space = client.space("still", layout)
     own_daemon.signal(signal.SIGSTOP)
     yield space
@@ -87,7 +88,7 @@ def test_a_client_that_is_closed_lets_everything_go(own_daemon, still):
 
 
 def test_a_client_that_is_dropped_is_closed(own_daemon, layout):
-    client = kvfuse.Client(own_daemon.address, transport="network", ping_interval=30)
+    client = connect(own_daemon.address, transport="network", ping_interval=30)
     space = client.space("dropped", layout)
     own_daemon.signal(signal.SIGSTOP)
     out = Buffer(4096)
@@ -103,7 +104,7 @@ def test_a_client_that_is_dropped_is_closed(own_daemon, layout):
 
 
 def test_memory_that_is_viewed_holds_the_client_open(daemon):
-    client = kvfuse.Client(daemon.address)
+    client = connect(daemon.address)
     memory = client.memory(4096)
     view = memoryview(memory)
     with pytest.raises(BufferError, match="are alive: the client cannot be closed"):
@@ -116,7 +117,7 @@ def test_memory_that_is_viewed_holds_the_client_open(daemon):
 
 
 def test_close_waits_for_requests_that_use_memory(own_daemon, layout):
-    client = kvfuse.Client(own_daemon.address, transport="network", ping_interval=30)
+    client = connect(own_daemon.address, transport="network", ping_interval=30)
     space = client.space("memory", layout)
     memory = client.memory(layout.block_bytes)
     own_daemon.signal(signal.SIGSTOP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 
 import pytest
+from conftest import connect
 
 import kvfuse
 from kvfuse import Block
@@ -110,7 +111,7 @@ def test_what_is_no_policy_is_a_value_error(client, layout, policy):
 @pytest.mark.parametrize("wrong", [{"transport": "pigeon"}, {"put_mode": "cooked"}, {"connect_timeout": -1}, {"request_timeout": float("nan")}])
 def test_what_is_no_option_is_a_value_error(daemon, wrong):
     with pytest.raises(ValueError):
-        kvfuse.Client(daemon.address, **wrong)
+        connect(daemon.address, **wrong)
 
 
 def test_memory_of_no_bytes_is_a_value_error(client):

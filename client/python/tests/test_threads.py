@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import connect
 
 import kvfuse
 from kvfuse import Block, Status
@@ -109,7 +110,7 @@ def test_poll_tells_what_another_call_saw(space):
 
 
 def test_close_waits_for_those_who_wait(own_daemon, layout):
-    client = kvfuse.Client(own_daemon.address)
+    client = connect(own_daemon.address)
     space = client.space("close", layout)
     own_daemon.signal(signal.SIGSTOP)
     with ThreadPoolExecutor(3) as pool:
@@ -125,7 +126,7 @@ def test_close_waits_for_those_who_wait(own_daemon, layout):
 
 
 def test_the_gil_is_free_while_python_waits(own_daemon, layout):
-    with kvfuse.Client(own_daemon.address, ping_interval=30) as client:
+    with connect(own_daemon.address, ping_interval=30) as client:
         space = client.space("gil", layout)
         own_daemon.signal(signal.SIGSTOP)
         ticks, stop = [], threading.Event()
