@@ -1,0 +1,112 @@
+"""(f) A daemon that is killed, stopped, full or another's changes nothing but speed."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import kvfuse
+import pytest
+from rig import BLOCK, Daemon, Engine, assert_vllms_own, cached_of, documents, header, tokens_of
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    return [doc[:1000] for doc in documents(1500)[:6]]
+
+
+@pytest.fixture(scope="module")
+def expected(plain: Engine, prompts: list[list[int]]) -> list[list[int]]:
+    return tokens_of(plain.generate(prompts, 16, one_by_one=True))
+
+
+def warm(engine: Engine, daemon: Daemon, prompts: list[list[int]], expected: list[list[int]]) -> None:
+    """Until the store has them, and they come from there."""
+    before = daemon.stats()["blocks_stored"]
+    engine.reset()
+    assert tokens_of(engine.generate(prompts, 16, one_by_one=True)) == expected
+    assert daemon.wait_for_blocks(before + len(prompts) * (1000 // BLOCK)) >= before + len(prompts) * (1000 // BLOCK)
+    engine.reset()
+    again = engine.generate(prompts, 16, one_by_one=True)
+    assert tokens_of(again) == expected and min(cached_of(again)) == 1000 // BLOCK * BLOCK
+
+
+def test_killed_and_stopped_daemon(plain, prompts, expected, figure):
+    with Daemon() as daemon, Engine({"address": daemon.address}) as engine:
+        warm(engine, daemon, prompts, expected)
+        # killed in the middle: of loads, and of saves
+        delays, whole, away = (0.02, 0.2, 0.6), 0, []
+        for delay in delays:
+            engine.reset()
+            timer = threading.Timer(delay, daemon.kill)
+            timer.start()
+            outputs = engine.generate(prompts, 16, one_by_one=True)
+            timer.join()
+            whole += assert_vllms_own(plain, prompts, outputs)
+            engine.reset()
+            began = time.monotonic()
+            assert tokens_of(engine.generate(prompts[:2], 16, one_by_one=True)) == expected[:2]  # while it is away
+            away.append(time.monotonic() - began)
+            daemon.start()
+            for n in range(100):  # the library comes back by itself
+                engine.generate([header(n) + prompts[0][:64]], 1)
+                if daemon.stats()["blocks_stored"]:
+                    break
+                time.sleep(0.1)
+            warm(engine, daemon, prompts[:3], expected[:3])
+        lines = engine.said("kvfuse: the store at")
+        figure("(f) daemon killed with -9 in the middle of a run", f"{len(delays)} times, {whole} of {len(delays) * len(prompts)} prompts' tokens as computed in one go, the "
+               f"others as by vLLM's own cache with part of the prompt; in use again after each restart; {lines} lines in the log")
+        # stopped: nothing answers, but the connection stands
+        computing = plain.timed(prompts, 16, one_by_one=True, salt="stopped")
+        daemon.pause()
+        engine.reset()
+        began = time.monotonic()
+        outputs = engine.generate(prompts, 16, one_by_one=True)
+        stalled = time.monotonic() - began
+        daemon.resume()
+        assert_vllms_own(plain, prompts, outputs)
+        assert engine.said("does not answer in time") <= 3
+        time.sleep(3)
+        engine.reset()
+        again = engine.generate(prompts[:3], 16, one_by_one=True)
+        assert_vllms_own(plain, prompts[:3], again)
+        assert sum(cached_of(again)) > 0
+        figure(f"(f) daemon stopped for a run of {len(prompts)} prompts", f"right tokens, in {stalled:.1f} s; without the connector {computing:.1f} s; "
+               f"2 prompts while it is killed {min(away):.1f} to {max(away):.1f} s")
+
+
+def test_load_in_layers_from_a_stopped_daemon(plain, prompts, expected):
+    """The step that loads fails, and is computed."""
+    with Daemon() as daemon, Engine({"address": daemon.address, "load": "layers", "load_timeout": 1.0}) as engine:
+        warm(engine, daemon, prompts, expected)
+        engine.reset()
+        threading.Timer(0.05, daemon.pause).start()
+        outputs = engine.generate(prompts, 16, one_by_one=True)
+        daemon.resume()
+        assert_vllms_own(plain, prompts, outputs)
+
+
+def test_no_daemon_full_daemon_and_another_layout(plain, prompts, expected, figure):
+    with Engine({"address": "127.0.0.1:9"}) as engine:
+        assert tokens_of(engine.generate(prompts[:2], 16, one_by_one=True)) == expected[:2]
+        assert engine.said("kvfuse: no store at") == 2  # the scheduler's side, and the worker's
+        ready = engine.ready_seconds
+    # room for about 40 of 186 blocks
+    with Daemon("--host-bytes", "32MiB", "--segment-bytes", "4MiB", "--staging-bytes", "8MiB") as daemon:
+        with Engine({"address": daemon.address, "space": "taken"}) as engine:
+            for _ in range(2):
+                engine.reset()
+                assert_vllms_own(plain, prompts, engine.generate(prompts, 16, one_by_one=True))
+                engine.reset()
+                assert [len(t) for t in tokens_of(engine.generate(prompts, 16))] == [16] * len(prompts)
+            held = daemon.stats()["block_bytes"]
+            assert 0 < held <= 32 << 20
+    with Daemon() as daemon, kvfuse.Client(daemon.address) as client:
+        client.space("taken", kvfuse.Layout(layers=2, kv_heads=2, head_dim=32, block_tokens=16, model="another"))
+        with Engine({"address": daemon.address, "space": "taken"}) as engine:
+            outputs = engine.generate(prompts, 16, one_by_one=True)
+            assert tokens_of(outputs) == expected and max(cached_of(outputs)) == 0
+            assert engine.said("is not ours") == 2
+            assert daemon.stats()["blocks_stored"] == 0
+    figure("(f) no daemon, a full one, one with another layout", f"equal tokens; an engine without a daemon starts in {ready:.0f} s")

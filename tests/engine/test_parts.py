@@ -1,0 +1,121 @@
+"""Parts of the connector alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+
+import pytest
+import torch
+from kvfuse.vllm.fingerprint import folder_digest
+from kvfuse.vllm.pages import PageOrder, cpu_order, plain_order
+from kvfuse.vllm.rope import _frequencies
+from kvfuse.vllm.settings import read
+from kvfuse.vllm.staging import Slots
+
+
+@pytest.mark.parametrize("order", [
+    cpu_order(3, 32, 64, torch.bfloat16, "auto"), cpu_order(8, 64, 128, torch.float32, "auto"), plain_order(2, 16, 32),
+    torch.randperm(2 * 8 * 2 * 16, generator=torch.Generator().manual_seed(1)).view(2, 8, 2, 16)],
+    ids=["cpu", "cpu-fp32-large", "plain", "no-strides"])
+def test_rows_and_pages_are_each_others_inverse(order):
+    pages = torch.randint(-30000, 30000, (5, order.numel()), dtype=torch.int16)
+    rows = torch.empty(5, *order.shape, dtype=torch.int16)
+    page_order = PageOrder(order)
+    page_order.to_rows(pages, rows)
+    assert torch.equal(rows, pages[:, order.flatten()].view(5, *order.shape))
+    back = torch.zeros_like(pages)
+    page_order.to_pages(rows, back)
+    assert torch.equal(back, pages)
+
+
+def test_cpu_pages_hold_the_kernels_rows():
+    """What the backend writes for one token comes out as that token's row."""
+    from vllm import _custom_ops as ops
+    from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+
+    heads, tokens, dim = 3, 32, 64
+    page = torch.zeros(4, heads, 2 * tokens, dim, dtype=torch.bfloat16)
+    k, v = torch.randn(2, 1, heads, dim, dtype=torch.bfloat16)
+    keys, values = page.chunk(2, dim=2)
+    ops.cpu_attn_reshape_and_cache(k, v, keys, values, torch.tensor([2 * tokens + 5]), _get_attn_isa(torch.bfloat16, tokens, dim, "auto"),
+                                   k_scale=1.0, v_scale=1.0, kv_cache_dtype="auto")
+    rows = torch.empty(1, 2, tokens, heads, dim, dtype=torch.bfloat16)
+    PageOrder(cpu_order(heads, tokens, dim, torch.bfloat16, "auto")).to_rows(page[2].reshape(1, -1), rows)
+    assert torch.equal(rows[0, 0, 5], k[0]) and torch.equal(rows[0, 1, 5], v[0])
+    assert rows.count_nonzero() == k.count_nonzero() + v.count_nonzero()
+
+
+class _Rope:
+    """A rotary module as vLLM's are: a table, and what it is made of."""
+
+    def __init__(self, frequencies: torch.Tensor, factor: float, dtype: torch.dtype) -> None:
+        angles = torch.arange(1024, dtype=torch.float32)[:, None] * frequencies.float()
+        self.cos_sin_cache = (torch.cat([angles.cos(), angles.sin()], dim=-1) * factor).to(dtype)
+        self.base = 10000.0
+        self._made_of = frequencies
+
+    def _compute_inv_freq(self, base: float) -> torch.Tensor:
+        return self._made_of
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("factor", [1.0, 1.21])
+def test_frequencies_are_those_of_the_table(dtype, factor):
+    real = 1.0 / 10000 ** (torch.arange(0, 64, 2) / 64)
+    assert _frequencies(_Rope(real, factor, dtype)) == pytest.approx(real.tolist())
+    other = _Rope(real, factor, dtype)
+    other._made_of = real * 1.2  # a module whose table is made otherwise than it says
+    assert _frequencies(other) is None
+
+
+@pytest.mark.parametrize("scaling", [
+    {"rope_type": "default"},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 2048},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048},
+    {"rope_type": "linear", "factor": 2.0}], ids=lambda s: s["rope_type"])
+def test_frequencies_of_vllms_own_rotary_modules(scaling):
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    with set_current_vllm_config(VllmConfig()):
+        rope = get_rope(64, 8192, is_neox_style=True, rope_parameters={"rope_theta": 10000.0, **scaling}, dtype=torch.float32)
+    frequencies = _frequencies(rope)
+    if scaling["rope_type"] == "linear" and frequencies is None:
+        return  # not known: correct, but fuses less
+    assert frequencies is not None and len(frequencies) == 32
+    table = rope.cos_sin_cache.float()
+    angle = math.atan2(float(table[3, 32 + 20]), float(table[3, 20]))
+    assert angle == pytest.approx(3 * frequencies[20], rel=1e-3)
+
+
+def test_settings_refuse_what_they_do_not_know():
+    assert read({"address": "h:1"}).in_pages
+    assert not read({"policy": "error 0.05"}).in_pages
+    for wrong in ({"adress": "h:1"}, {"load": "eager"}, {"order": "pages", "policy": "error 0.05"}, {"save_bytes": 0}):
+        with pytest.raises(ValueError, match="kv_connector_extra_config"):
+            read(wrong)
+
+
+def test_slots_are_handed_out_once_and_merge():
+    slots = Slots(10)
+    assert slots.take(4) == (0, 4) and slots.take(4) == (4, 4)
+    assert slots.take(4) == (8, 2)
+    assert slots.take(1) == (0, 0)
+    slots.give(0, 4)
+    slots.give(8, 2)
+    assert slots.take(3) == (0, 3)
+    slots.give(4, 4)
+    assert slots.take(7) == (3, 7)
+
+
+def test_folder_digest_sees_content_not_place(tmp_path):
+    for name in ("a", "b"):
+        os.mkdir(tmp_path / name)
+        (tmp_path / name / "config.json").write_text(json.dumps({"x": 1}))
+        (tmp_path / name / "adapter.safetensors").write_bytes(b"w" * 100)
+    assert folder_digest(str(tmp_path / "a")) == folder_digest(str(tmp_path / "b"))
+    (tmp_path / "b" / "adapter.safetensors").write_bytes(b"w" * 99 + b"v")
+    assert folder_digest(str(tmp_path / "a")) != folder_digest(str(tmp_path / "b"))
+    assert folder_digest(str(tmp_path / "none")) is None
