@@ -21,7 +21,7 @@ class Settings:
     space             name of the space; None: made of model, policy and fingerprint, so that engines that differ never meet.
                       With tensor parallelism each rank has its own: ".tp0of2" and so on is added
     policy            of the space: "exact", "error E", "ratio R", …
-    transport, put_mode, unit_cache_bytes, ucx_tls
+    transport, put_mode, unit_cache_bytes, decoded_bytes, ucx_tls
                       as of kvfuse.Client
     order             how a block's bytes lie in the store. "pages": as in vLLM's cache, so that the library scatters them straight
                       into it. "rows": [layer, plane, token, head, dim], which a policy other than exact needs to find rows.
@@ -47,6 +47,7 @@ class Settings:
     transport: str = "auto"
     put_mode: str = "raw"
     unit_cache_bytes: int = 0
+    decoded_bytes: int = 0
     ucx_tls: str | None = None
     order: str = "auto"
     load: str = "async"

@@ -112,7 +112,8 @@ class Store:
         if self._client is None:
             s = self._settings
             client = kvfuse.Client(s.address, name="vllm", transport=s.transport, put_mode=s.put_mode, ucx_tls=s.ucx_tls,
-                                   unit_cache_bytes=s.unit_cache_bytes, connect_timeout=s.connect_timeout, request_timeout=s.load_timeout)
+                                   unit_cache_bytes=s.unit_cache_bytes, decoded_bytes=s.decoded_bytes, connect_timeout=s.connect_timeout,
+                                   request_timeout=s.load_timeout)
             if self._on_open is not None:
                 self._on_open(client)
             self._client = client
