@@ -40,8 +40,8 @@ typedef struct kvf_put_hints {
 bool kvf_space_is_fused(const kvf_space_t *space);
 /* Of a record that the caller holds: its coded form, or NULL: it lies there raw (layers, checksums). */
 const kvf_coded_t *kvf_space_coded(const kvf_space_t *space, const kvf_record_t *record);
-/* Bytes that holding the record keeps. */
-uint64_t kvf_space_held_bytes(const kvf_space_t *space, const kvf_record_t *record);
+/* Units that a coded block of the space has at most. */
+uint32_t kvf_space_units_a_block(const kvf_space_t *space);
 
 /* Keeps what is known of a block with its reserved record, until it is committed or aborted. Nothing to do where the space is not
  * fused. KVF_ERR_NO_MEMORY: the block is coded without. */

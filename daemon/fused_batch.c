@@ -135,13 +135,13 @@ static void keep(batch_t *batch, kvf_pool_coder_t *coder, kvf_status_t *statuses
 void kvf__fused_code_batch(kvf_space_t *space, kvf__task_t **tasks, size_t count, kvf_status_t *statuses) {
     batch_t batch = {.space = space};
     kvf_pool_coder_t *coder = NULL;
-    for (size_t i = 0; i < count; i++) statuses[i] = KVF_ERR_BUSY;
+    for (size_t i = 0; i < count; i++) statuses[i] = KVF_IN_PROGRESS;
     kvf_status_t status = fill(&batch, tasks, count, statuses);
     if (status == KVF_OK) status = kvf__fused_take_coder(space->fused, &coder);
     if (status == KVF_OK && batch.count) status = encode(&batch, coder);
     if (status == KVF_OK && batch.count) keep(&batch, coder, statuses);
     for (size_t i = 0; i < count && status != KVF_OK; i++)
-        if (statuses[i] == KVF_ERR_BUSY) statuses[i] = status;
+        if (statuses[i] == KVF_IN_PROGRESS) statuses[i] = status;
     if (coder) kvf__fused_give_coder(space->fused, coder);
     free((void *)batch.planes);
 }

@@ -176,8 +176,8 @@ kvf_status_t kvf__fused_keep(kvf_space_t *space, kvf_pool_coder_t *coder, kvf_co
 kvf_status_t kvf__fused_place(kvf_space_t *space, kvf__task_t *task, kvf_coded_t *coded) KVF_MUST_CHECK;
 
 /* ---- fused_batch.c ---- */
-/* Codes the blocks of `tasks` [count, at most batch_max] together, and puts each in its raw one's place: `statuses` [count] as of kvf__fused_code.
- * Puts the tasks in another order, prompt by prompt. */
+/* Codes the blocks of `tasks` [count, at most batch_max] together, and puts each in its raw one's place: `statuses` [count] as of kvf__fused_code, or
+ * KVF_IN_PROGRESS: not tried, since one before it found no room. Puts the tasks in another order, prompt by prompt. */
 void kvf__fused_code_batch(kvf_space_t *space, kvf__task_t **tasks, size_t count, kvf_status_t *statuses);
 
 /* ---- fused_put.c ---- */

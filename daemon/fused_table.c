@@ -23,12 +23,10 @@ const kvf_coded_t *kvf_space_coded(const kvf_space_t *space, const kvf_record_t 
     return record->segment == KVF__RECORD_CODED ? kvf__fused_entry(space->fused, record->slot) : NULL;
 }
 
-uint64_t kvf_space_held_bytes(const kvf_space_t *space, const kvf_record_t *record) {
-    const kvf_coded_t *coded = kvf_space_coded(space, record);
-    if (!coded) return space->block_bytes;
-    uint64_t bytes = coded->record.num_bytes;
-    for (uint32_t i = 0; i < coded->num_units; i++) bytes += coded->units[i].num_bytes;
-    return bytes;
+uint32_t kvf_space_units_a_block(const kvf_space_t *space) {
+    if (!space->fused) return 0;
+    if (kvf_pool_form(space->fused->pool) == KVF_POOL_BOUNDED) return KVF_SPANS_MAX + 1;
+    return space->layout->layers * space->layout->planes;
 }
 
 bool kvf_piece_is_sound(const kvf_pool_piece_t *piece) {

@@ -222,12 +222,14 @@ static uint64_t code_batch(kvf_space_t *space) {
     uint64_t now = kvf__now_ns();
     atomic_fetch_add_explicit(&fused->code_ns, now - start, memory_order_relaxed);
     for (size_t i = 0; i < count; i++) {
-        bool was_tried = statuses[i] != KVF_ERR_BUSY; /* another one was, and kept it from it */
+        bool was_tried = statuses[i] != KVF_IN_PROGRESS; /* another one was, and kept it from it */
         if (was_tried && settle(space, tasks[i], statuses[i], start, now)) continue;
         tasks[returned++] = tasks[i];
     }
     for (size_t i = returned; i-- > 0;) return_task(fused, tasks[i]);
-    return returned ? now + TRY_AGAIN_NS : KVF_WORK_NOW;
+    if (!returned) return KVF_WORK_NOW;
+    /* they are all coded again then: not all the time */
+    return now + (now - start > TRY_AGAIN_NS ? now - start : TRY_AGAIN_NS);
 }
 
 uint64_t kvf__fused_work(kvf_space_t *space) {

@@ -9,8 +9,6 @@
 
 #include <stdlib.h>
 
-enum { UNITS_A_BLOCK = KVF_SPANS_MAX + 1 };
-
 /* ---- holds ---- */
 
 static void drop_hold(kvf_session_t *session, kvf_hold_t *hold) {
@@ -27,8 +25,19 @@ typedef struct taking {
     kvf_hold_t *hold;
     const Kvf__Get *ask;
     kvf_unit_set_t proven; /* units that have their checksums, looked at once a frame */
+    kvf_unit_set_t held;   /* units that count in the session's share, once a frame */
     uint64_t bytes_left;   /* that the reply has room for */
 } taking_t;
+
+/* Bytes that holding the record keeps, beside those that the frame holds already. */
+static uint64_t held_bytes(const taking_t *taking, const kvf_record_t *record) {
+    const kvf_coded_t *coded = kvf_space_coded(taking->hold->space, record);
+    if (!coded) return kvf_space_block_bytes(taking->hold->space);
+    uint64_t bytes = coded->record.num_bytes;
+    for (uint32_t i = 0; i < coded->num_units; i++)
+        if (!kvf_unit_set_has(&taking->held, coded->units[i].id)) bytes += coded->units[i].num_bytes;
+    return bytes;
+}
 
 static bool is_whole(taking_t *taking, const kvf_coded_t *coded) {
     bool is_sound = kvf_piece_is_sound(&coded->record);
@@ -66,7 +75,8 @@ static bool take_bytes(taking_t *taking, const kvf_record_t *record) {
 static kvf_status_t take_hold(taking_t *taking, const kvf_key_t *key, kvf_record_t *record) {
     kvf_session_t *session = taking->session;
     kvf_hold_t *hold = taking->hold;
-    uint64_t bytes = kvf_space_held_bytes(hold->space, record);
+    const kvf_coded_t *coded = kvf_space_coded(hold->space, record);
+    uint64_t bytes = held_bytes(taking, record);
     uint64_t share = session->service->shared->options->host_bytes / KVF__PINNED_SHARE;
     kvf_status_t status = KVF_OK;
     if (session->held_bytes && session->held_bytes + bytes > share)
@@ -79,6 +89,7 @@ static kvf_status_t take_hold(taking_t *taking, const kvf_key_t *key, kvf_record
         kvf_space_release(hold->space, record);
         return status;
     }
+    for (uint32_t i = 0; coded && i < coded->num_units; i++) (void)kvf_unit_set_add(&taking->held, coded->units[i].id);
     hold->records[hold->count++] = record;
     hold->bytes += bytes;
     session->held_bytes += bytes;
@@ -91,8 +102,9 @@ static kvf_hold_t *hold_keys(kvf_session_t *session, kvf_space_t *space, const k
     size_t count = ask->n_keys;
     taking_t taking = {
         .session = session, .ask = ask, .bytes_left = session->service->shared->options->max_message_bytes};
-    size_t units = ask->coded ? count * UNITS_A_BLOCK : 0;
-    if (!kvf_unit_set_init(&taking.proven, session->service->arena, units)) return NULL;
+    size_t units = ask->coded ? count * kvf_space_units_a_block(space) : 0;
+    kvf_arena_t *arena = session->service->arena;
+    if (!kvf_unit_set_init(&taking.proven, arena, units) || !kvf_unit_set_init(&taking.held, arena, units)) return NULL;
     kvf_hold_t *hold = malloc(sizeof(*hold) + count * sizeof(hold->records[0]));
     if (!hold) return NULL;
     *hold = (kvf_hold_t){.space = space};

@@ -15,6 +15,7 @@ typedef struct kvf_unit_set {
 
 /* An empty set for up to `most` units, but 64 Ki at most; lives until the arena's next reset. False: out of memory. */
 bool kvf_unit_set_init(kvf_unit_set_t *set, kvf_arena_t *arena, size_t most);
+bool kvf_unit_set_has(const kvf_unit_set_t *set, uint64_t id);
 /* Whether `id` (not 0) was not in it: it is from now on, unless the set is full. */
 bool kvf_unit_set_add(kvf_unit_set_t *set, uint64_t id);
 

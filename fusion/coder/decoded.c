@@ -172,7 +172,7 @@ kvf__decoded_unit_t *kvf__decoded_hold(kvf_decoded_t *decoded, const kvf_codec_t
     pthread_mutex_lock(&decoded->lock);
     HASH_FIND(hh, decoded->units, &key, sizeof(key), unit);
     decoded->hits += unit != NULL;
-    decoded->misses += !unit;
+    decoded->misses += !unit && !only_if_there;
     if (unit && (unit->rows != reader->rows || unit->part_bytes != reader->num_bytes)) {
         unit = NULL; /* other bytes under that name: nothing of it is to be mixed */
     } else if (unit) {

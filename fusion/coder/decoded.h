@@ -4,7 +4,7 @@
  * entered when a block refers to it first, and decoded layer by layer as blocks come to them. What is not used leaves, least recently used
  * first; where what is in use fills the store, a reader decodes for itself, as it does without one.
  *
- * Memory: at most bytes_max, given back to the system by destroy alone: what leaves makes room for what comes.
+ * Memory: at most bytes_max.
  * Threads: [any thread]. Locks: one of the store, and one a unit while it is decoded; leaves both. */
 #ifndef KVF_FUSION_DECODED_H
 #define KVF_FUSION_DECODED_H
@@ -18,7 +18,7 @@ kvf_status_t kvf_decoded_create(size_t bytes_max, kvf_decoded_t **decoded) KVF_M
 void kvf_decoded_destroy(kvf_decoded_t *decoded); /* after the coders that use it; NULL is allowed */
 
 typedef struct kvf_decoded_stats {
-    uint64_t hits, misses; /* units that blocks asked for */
+    uint64_t hits, misses; /* units that blocks refer to, and their own where these were there */
     uint64_t units;        /* that are kept */
     size_t bytes;          /* of these, at most bytes_max */
 } kvf_decoded_stats_t;

@@ -220,7 +220,7 @@ static double look_at(kvf_joint_encoder_t *e, size_t b, uint32_t plane, uint64_t
     kvf__joint_load(&e->shape, e->blocks[b].tokens, vector, e->y);
     kvf__joint_turn(&e->shape, turn_for(e, b, trial->by), plane, e->blocks[b].tokens, trial->by, e->y);
     double uu = dot(e, e->y, e->y), xu = dot(e, e->x, e->y);
-    if (!(uu > 0)) return -1;
+    if (!(uu > 0) || isinf(uu)) return -1;
     trial->gain = (float)(xu / uu);
     if ((!trial->by || !kvf__joint_turns(&e->shape, plane)) &&
         !memcmp(vector, e->blocks[b].planes[plane], plane_bytes(e, b)))
@@ -238,7 +238,7 @@ static bool join_known(kvf_joint_encoder_t *e, size_t b, uint32_t plane, double 
         bool was_seen = !known[i];
         for (int k = 0; k < i; k++) was_seen |= known[k] == known[i];
         double cosine = was_seen ? -1 : look_at(e, b, plane, known[i], xx, &trial);
-        if (cosine < highest) continue;
+        if (!(cosine >= highest)) continue;
         highest = cosine;
         best = trial;
         unit = known[i];

@@ -198,6 +198,7 @@ kvf_status_t kvf_pool_begin_batch(kvf_pool_t *pool, kvf_pool_coder_t *coder, con
     if (status) {
         drop_pins(pool, coder, false);
         give_slots(pool, coder, 0);
+        coder->stage = KVF__IDLE;
         return status;
     }
     coder->at_item = 0;

@@ -175,6 +175,35 @@ Test(joint, a_later_block_joins_vectors_that_are_known_at_its_own_position) {
     kvf_joint_decoder_destroy(decoder);
 }
 
+Test(joint, a_known_vector_without_a_finite_norm_keeps_no_other_from_being_joined) {
+    kvf_layout_t layout = layout_of(1, 2, 2, 32, 8, KVF_FP32, KVF_ROPE_NONE);
+    kvf_joint_encoder_t *encoder = make_encoder(&layout, 0.9f);
+    random_state_t r = {3};
+    shelf_t shelf = {0};
+    kvf_joint_out_t out;
+    block_t x = make_text(&layout, 0, 1, 0.1, &r), bad = make_text(&layout, 0, 1, 0.1, &r);
+    ((float *)(void *)bad.bytes)[5] = INFINITY;                  /* K */
+    ((float *)(void *)(bad.bytes + bad.plane_bytes))[7] = 1e30f; /* V: its square is beyond fp32 */
+    const block_t *const held[] = {&x, &bad};
+    for (size_t i = 0; i < 2; i++) {
+        kvf_joint_block_t in = {.planes = held[i]->planes, .tokens = 8, .unit = 1 + i};
+        cr_assert_eq(kvf_joint_encode(encoder, &in, 1, find_on_shelf, &shelf, &out), KVF_OK);
+        put_on_shelf(&shelf, 1 + i, out.unit, out.unit_bytes);
+    }
+    const uint64_t orders[][2] = {{1, 2}, {2, 1}};
+    for (size_t i = 0; i < 2; i++) {
+        uint64_t known[2 * KVF_JOINT_KNOWN_MAX] = {0};
+        for (size_t p = 0; p < 2; p++) memcpy(known + p * KVF_JOINT_KNOWN_MAX, orders[i], sizeof(orders[i]));
+        kvf_joint_block_t in = {.planes = x.planes, .tokens = 8, .unit = 3, .known = known};
+        cr_assert_eq(kvf_joint_encode(encoder, &in, 1, find_on_shelf, &shelf, &out), KVF_OK);
+        cr_assert_eq(out.planes_same, 2, "order %zu", i);
+    }
+    drop_block(&x);
+    drop_block(&bad);
+    clear_shelf(&shelf);
+    kvf_joint_encoder_destroy(encoder);
+}
+
 Test(joint, layers_can_be_read_alone_and_planes_left_out) {
     kvf_layout_t layout = layout_of(5, 2, 1, 32, 4, KVF_BF16, KVF_ROPE_NEOX);
     kvf_joint_encoder_t *encoder = make_encoder(&layout, 0.9f);
