@@ -10,10 +10,23 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 READY_S, END_S = 10, 15
 CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+def until(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """Waits until `what` returns something true, and returns that."""
+    end = time.monotonic() + seconds
+    while True:
+        found = what()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.002)
 
 
 class Daemon:

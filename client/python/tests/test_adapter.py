@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 
 import pytest
+from daemon import until
 
 import kvfuse
 from kvfuse.adapter import Store, key_of, opaque_layout
@@ -34,13 +34,6 @@ def test_a_wrong_option_is_an_error_at_once(daemon, wrong):
     options = {"policy": "exact", **wrong}
     with pytest.raises((ValueError, TypeError)):
         Store(daemon.address, "pytest", **options)
-
-
-def until(what, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.01)
 
 
 def test_a_store_that_is_not_there_yet_is_found_later(own_daemon):
