@@ -12,7 +12,7 @@ from ._native import ffi, lib
 from .client import Client
 from .layout import Layout
 from .space import Space
-from .status import Error, Status, _to_str
+from .status import Error, Status, _to_str, error_of
 
 logger = logging.getLogger("kvfuse")
 
@@ -20,6 +20,7 @@ CONNECT_S, REQUEST_S, LOOKUP_S = 2.0, 10.0, 1.0  # defaults of the adapters' con
 _RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _CLOSE_S = 1.0  # more than connect_timeout, for the thread to see that it is to end
 _KEY_BYTES = 32
+_NAME_BYTES = 128  # the most that the daemon takes
 _FACTORS = {"head_dim": 1024, "block_tokens": 1024, "layers": 1024, "kv_heads": 128}  # the most that a layout may have of each
 _VALUE_BYTES = 2
 
@@ -27,6 +28,12 @@ _VALUE_BYTES = 2
 def key_of(text: str) -> bytes:
     """The block's key for a key of any length."""
     return hashlib.blake2b(text.encode(), digest_size=_KEY_BYTES).digest()
+
+
+def check_name(name: str) -> None:
+    """ValueError: a space cannot have this name."""
+    if not 0 < len(name) <= _NAME_BYTES or any(not "!" <= c <= "~" for c in name):
+        raise ValueError(f"a space's name is of 1 to {_NAME_BYTES} visible ASCII characters: {name!r}")
 
 
 def opaque_layout(nbytes: int, model: str) -> Layout:
@@ -121,7 +128,8 @@ class Store:
         self._thread.start()
 
     def open(self, name: str, layout: Layout) -> Door:
-        """A space, opened in the background."""
+        """A space, opened in the background. ValueError: that is no name."""
+        check_name(name)
         door = Door(self, name, layout)
         with self._changed:
             self._doors.append(door)
@@ -201,9 +209,13 @@ class Store:
         client = self.client
         if client is None:
             client = Client(**self._options)
-            if self._on_connect is not None:
-                self._on_connect(client)
-            self.client = client
+            with self._changed:
+                if self._is_closing:  # close() did not wait for this
+                    client.close()
+                    raise error_of(Status.ERR_CANCELED)
+                if self._on_connect is not None:
+                    self._on_connect(client)
+                self.client = client
         return client
 
 

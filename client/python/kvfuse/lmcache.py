@@ -33,14 +33,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .adapter import CONNECT_S, LOOKUP_S, REQUEST_S, Door, Store, key_of, opaque_layout
-from .block import Block, Pieces, Pointers
+from .adapter import CONNECT_S, LOOKUP_S, REQUEST_S, Door, Store, check_name, key_of, opaque_layout
+from .block import Block, Pieces
 from .client import Client
 from .layout import Layout
 from .request import Request, Result
 from .space import Space
 from .status import Status
 
+_BYTES_MOST = 1 << 40  # of an object
 Completion = tuple[int, bool, str, "list[bool] | None"]
 
 
@@ -76,6 +77,7 @@ class Connector:
                  object_bytes: int | list[int] | None = None, geometry: dict[str, Any] | None = None, fingerprint: str = "",
                  lookup_timeout: float = LOOKUP_S, connect_timeout: float = CONNECT_S, request_timeout: float = REQUEST_S,
                  **client_options: Any) -> None:
+        check_name(f"{space}.{_BYTES_MOST}")
         self._space = space
         self._lookup_timeout = lookup_timeout
         self._fingerprint = fingerprint

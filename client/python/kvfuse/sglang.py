@@ -26,7 +26,8 @@ Not supported: the side pools of hybrid models (Mamba, SWA, sparse indexers; bat
 nothing from the store.
 """
 
-# mypy: disable-error-code="import-not-found,misc"  # where the package is checked there are no SGLang and no torch
+# Where the package is checked there are no SGLang and no torch.
+# mypy: disable-error-code="import-not-found,misc"
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ import numpy
 import torch
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, PoolTransferResult
 
-from .adapter import CONNECT_S, LOOKUP_S, REQUEST_S, Door, Store, key_of, logger, opaque_layout
+from .adapter import CONNECT_S, LOOKUP_S, REQUEST_S, Door, Store, check_name, key_of, logger, opaque_layout
 from .block import Block, Pointers
 from .layout import Layout
 from .request import Request
@@ -92,6 +93,7 @@ class HiCacheKvfuse(HiCacheStorage):
     def __init__(self, storage_config: HiCacheStorageConfig, kwargs: dict[str, Any] | None = None) -> None:
         extra = storage_config.extra_config or {}
         self._settings = s = Settings(**extra.get("kvfuse", {}))
+        check_name(s.space)
         self._is_v1 = bool(extra.get("interface_v1", 0))
         self._config = storage_config
         self._pages: _Pages | None = None
@@ -167,7 +169,7 @@ class HiCacheKvfuse(HiCacheStorage):
         def match(space: Space, pages: _Pages) -> int:
             return space.match([key_of(key) for key in keys], timeout=self._settings.lookup_timeout).wait().matched
 
-        return self._use(match, 0)
+        return int(self._use(match, 0))
 
     # ---- side pools of hybrid models: never there ----
 

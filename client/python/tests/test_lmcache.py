@@ -299,7 +299,7 @@ def test_spaces_of_another_fingerprint_are_not_used(daemon):
 
 
 @pytest.mark.parametrize("wrong", [{"adress": "x"}, {"transport": "pigeon"}, {"policy": "error 0.1"}, {"policy": "exactly"},
-                                   {"geometry": {"layers": 4}}, {"geometry": {"heads": 4}}, {"object_bytes": 0}])
+                                   {"geometry": {"layers": 4}}, {"geometry": {"heads": 4}}, {"object_bytes": 0}, {"space": "a b"}])
 def test_a_wrong_parameter_fails_where_lmcache_starts(daemon, wrong):
     with pytest.raises((ValueError, TypeError)):
         make(config(daemon, **wrong))

@@ -19,11 +19,19 @@ try:
     import torch
     from sglang.srt.managers.cache_controller import HiCacheController
     from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator
-    from sglang.srt.mem_cache.device_pool_info import KVBufferLayout, KVBuffers, MHABufferInfo
-    from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageExtraInfo, PoolName, PoolTransfer
+    from sglang.srt.mem_cache.device_pool_info import KVBufferLayout, KVBuffers, MHABufferInfo, MLABufferInfo
+    from sglang.srt.mem_cache.hicache_storage import (
+        HiCacheStorage,
+        HiCacheStorageConfig,
+        HiCacheStorageExtraInfo,
+        PoolName,
+        PoolTransfer,
+    )
     from sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller import HybridCacheController
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
     from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
+    from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
+    from sglang.srt.mem_cache.storage import StorageBackendFactory
     from sglang.srt.mem_cache.utils import get_storage_hash_str
     from sglang.srt.runtime_context import get_parallel
 except ImportError as error:
@@ -63,6 +71,18 @@ def command_line(daemon, v1=1, more=None, **settings):
     """What stands behind --hicache-storage-backend-extra-config."""
     return json.dumps({"backend_name": "kvfuse", "module_path": "kvfuse.sglang", "class_name": "HiCacheKvfuse", "interface_v1": v1,
                        "prefetch_threshold": PAGE, **(more or {}), "kvfuse": {"address": daemon.address, **settings}})
+
+
+def latent_pool(layout):
+    """Of a model with MLA."""
+    buffers = tuple(torch.zeros(TOKENS, 1, 32 + 16, dtype=torch.bfloat16) for _ in range(LAYERS))
+    info = MLABufferInfo(buffers=buffers, data_ptrs=torch.tensor([b.data_ptr() for b in buffers], dtype=torch.uint64),
+                         layer_indices=tuple(range(LAYERS)), device_layer_num=LAYERS, page_size=PAGE, kv_lora_rank=32, qk_rope_head_dim=16,
+                         kv_cache_dim=48, dtype=torch.bfloat16, device=torch.device("cpu"))
+    pool = MLATokenToKVPoolHost(info, 2.0, 0, PAGE, layout, pin_memory=False, device_capacity_tokens=TOKENS, start_layer=0, end_layer=LAYERS,
+                                target_layer_num=LAYERS)
+    pool.kv_buffer.copy_(torch.randn(pool.kv_buffer.shape))
+    return pool
 
 
 @contextlib.contextmanager
@@ -208,6 +228,34 @@ def bytes_of(tensor):
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
+@pytest.mark.parametrize("policy", ["exact", "error 0.05"])
+def test_latent_pages_are_one_for_all_ranks(daemon, policy):
+    def backend(layout, rank, text):
+        config = HiCacheStorageConfig(rank, 2, 0, 1, 0, 1, True, False, layout == "page_first", "org/latent", extra_config=json.loads(text))
+        pool = latent_pool(layout)
+        made = StorageBackendFactory.create_backend("dynamic", config, pool)
+        made.register_mem_pool_host(pool)
+        return made, pool
+
+    text, keys = command_line(daemon, space=f"latent-{policy[:5]}", policy=policy), list("abc")
+    for layout, other in (("page_first", "page_first"), ("page_first_direct", "page_first_direct"), ("page_first", "page_first_direct")):
+        if policy == "exact" and layout != other:
+            continue  # opaque: they do not meet
+        (one, pool), (two, second) = backend(layout, 0, text), backend(other, 1, text)
+        indices, places = pool.alloc(3 * PAGE), second.alloc(5 * PAGE)[2 * PAGE :]
+
+        def rows_of(pool, indices):  # [layer, token, dim]
+            return (pool.kv_buffer[indices].transpose(0, 1) if pool.layout == "page_first" else
+                    pool.kv_buffer.transpose(0, 1).reshape(LAYERS, -1, 48)[:, indices]).reshape(LAYERS, -1, 48)
+
+        assert one.batch_set_v1([layout + other + key for key in keys], indices) == [True] * 3
+        assert two.batch_exists([layout + other + key for key in [*keys, "d"]]) == 3
+        assert two.batch_get_v1([layout + other + key for key in keys], places) == [True] * 3
+        assert worst_row(bytes_of(rows_of(pool, indices)), bytes_of(rows_of(second, places)), 2 * 48) <= (0 if policy == "exact" else 0.05)
+        one.close()
+        two.close()
+
+
 def test_positions_and_previous_pages_are_told(daemon):
     with engine(command_line(daemon, space="where", policy="error 0.1")) as controller:
         indices = controller.mem_pool_host.alloc(3 * PAGE)
@@ -283,7 +331,7 @@ def test_a_store_that_stands_still_is_a_miss_in_time(own_daemon):
         until(lambda: prefetch(controller, tokens)[0] == len(tokens))
 
 
-@pytest.mark.parametrize("v1, wrong", [(1, {"adress": "x"}), (1, {"client": {"transport": "pigeon"}}), (1, {"policy": "exactly"}),
+@pytest.mark.parametrize("v1, wrong", [(1, {"adress": "x"}), (1, {"client": {"transport": "pigeon"}}), (1, {"policy": "exactly"}), (1, {"space": "a b"}),
                                        (0, {"policy": "error 0.1"}), (1, {"policy": "error 0.1", "rope": {"style": "spiral", "dim": 2, "theta": 1.0}})])
 def test_a_wrong_setting_fails_where_sglang_starts(daemon, v1, wrong):
     with pytest.raises((ValueError, TypeError)):
