@@ -8,8 +8,8 @@ Nothing of SGLang is patched. "kvfuse" holds Settings. A page of HiCache (page_s
 key is a hash of SGLang's page hash; a batch of pages is one request.
 
 **Give "interface_v1": 1.** Then pages go from and to HiCache's host memory where they lie, in the pieces that get_page_buffer_meta of
-the host pool tells (layouts layer_first, page_first, page_first_direct, …; that memory is registered with the network). Without it SGLang copies each page
-into a tensor of its own and back. The two keep their bytes in different orders, so each has spaces of its own.
+the host pool tells (layouts layer_first, page_first, page_first_direct, …); that memory is registered with the network. Without it
+SGLang copies each page into a tensor of its own and back. The two keep their bytes in different orders, so each has spaces of its own.
 
 A space's name is `space/DIGEST` of all that changes a page's bytes: model, ranks, dtype, page size, order of bytes, policy. Engines that
 differ in any of it never meet. What SGLang does not tell (revision, quantisation, which of two fp8 kinds) belongs into `fingerprint`.
@@ -19,8 +19,8 @@ lookup_timeout, the rest within request_timeout, nothing waits for a connection.
 
 Under `exact` a page is opaque bytes, so pools of any kind and dtype do. Other policies need to know rows: with interface_v1, bf16, fp16
 or fp32, and MHA pools (layer_first, page_first, page_first_direct) or MLA pools (the last two) the store gets pages as [layer, plane,
-token, head, dim], in whatever order they lie. `rope` says how K carries its position, so that it can be undone;
-positions come only with "hicache_storage_pass_prefix_keys": true beside "interface_v1". Token ids do not come through this interface.
+token, head, dim], in whatever order they lie, so engines of different layouts share them. `rope` says how K carries its position, so that
+it can be undone; positions come only with "hicache_storage_pass_prefix_keys": true beside "interface_v1". Token ids do not come through this interface.
 
 Not supported: the side pools of hybrid models (Mamba, SWA, sparse indexers; batch_…_v2). They are never found, so such models get
 nothing from the store.
@@ -342,7 +342,8 @@ def _page_rows(pool: HostKVCache) -> int:
 
 
 def _shape(pool: HostKVCache) -> str:
-    return f"{type(pool).__name__} {pool.layout} {str(pool.dtype).removeprefix('torch.')} page={_page_rows(pool)} layers={pool.layer_num}"
+    dtype = str(pool.dtype).removeprefix("torch.")
+    return f"{type(pool).__name__} {pool.layout} {dtype} page={_page_rows(pool)} layers={getattr(pool, 'layer_num', '')}"
 
 
 def _model(order: str, fingerprint: str) -> str:

@@ -16,6 +16,10 @@ from conftest import NOT_TESTED
 from daemon import until
 from sample import Sample, worst_row
 
+import kvfuse
+from kvfuse.adapter import key_of
+from kvfuse.lmcache import Connector
+
 os.environ.update(LMCACHE_TRACK_USAGE="false", DO_NOT_TRACK="1")
 try:
     import torch
@@ -23,7 +27,7 @@ try:
     from lmcache.v1.distributed.config import get_arg_parser, parse_args_to_config
     from lmcache.v1.distributed.l2_adapters import create_l2_adapter
     from lmcache.v1.distributed.l2_adapters.config import add_l2_adapters_args, parse_args_to_l2_adapters_config
-    from lmcache.v1.distributed.l2_adapters.native_connector_l2_adapter import NativeConnectorL2Adapter
+    from lmcache.v1.distributed.l2_adapters.native_connector_l2_adapter import NativeConnectorL2Adapter, _object_key_to_string
     from lmcache.v1.distributed.storage_manager import StorageManager
     from lmcache.v1.memory_management import MemoryFormat, MemoryObjMetadata, TensorMemoryObj
 except ImportError as error:
@@ -56,14 +60,16 @@ def adapter(daemon, request):
 
 
 def key(i, **other):
-    return ObjectKey(**{"chunk_hash": random.Random(i).randbytes(32), "model_name": "org/a-model-of-a-long-name", "kv_rank": 0xFF, **other})
+    usual = {"chunk_hash": random.Random(i).randbytes(32), "model_name": "org/a-model-of-a-long-name", "kv_rank": 0xFF}
+    return ObjectKey(**{**usual, **other})
 
 
 def thing(data, physical=0):
     """An object as LMCache's L1 has it."""
     raw = torch.frombuffer(bytearray(data).ljust(physical, b"\xee"), dtype=torch.uint8)
-    return TensorMemoryObj(raw, MemoryObjMetadata(shape=torch.Size([len(data)]), dtype=torch.uint8, address=0, phy_size=len(raw), ref_count=1,
-                                                  fmt=MemoryFormat.BINARY), None)
+    about = MemoryObjMetadata(shape=torch.Size([len(data)]), dtype=torch.uint8, address=0, phy_size=len(raw), ref_count=1,
+                              fmt=MemoryFormat.BINARY)
+    return TensorMemoryObj(raw, about, None)
 
 
 def data(i, nbytes=BYTES):
@@ -168,8 +174,6 @@ def test_a_fresh_process_finds_objects_of_the_size_that_it_was_told(daemon):
 
 def test_many_threads_are_each_told_once(daemon):
     """Through the connector alone, as LMCache's demultiplexer calls it: a completion that another call takes is not lost."""
-    from kvfuse.lmcache import Connector
-
     connector = Connector(daemon.address, space=f"threads-{random.random()}", object_bytes=1024)
     told, numbers, sets, stop = {}, [], [], threading.Event()
 
@@ -215,9 +219,6 @@ def test_known_rows_come_back_within_the_bound(daemon):
     wholes = [b"".join(p) for p in planes]  # [plane, layer, token, head, dim], as LMCache has it
     keys = [key(i) for i in range(len(blocks))]
     assert store(adapter, keys, [thing(whole) for whole in wholes])
-    space = adapter._client._doors[layout.block_bytes].layout
-    assert (space.layers, space.planes, space.kv_heads, space.head_dim, space.block_tokens) == (
-        layout.layers, 2, layout.kv_heads, layout.head_dim, layout.block_tokens)
     out = [empty(layout.block_bytes) for _ in keys]
 
     def is_coded():
@@ -229,6 +230,11 @@ def test_known_rows_come_back_within_the_bound(daemon):
     assert load(adapter, keys, out) == list(range(len(keys)))
     for whole, got in zip(wholes, bytes_of(out)):
         assert 0 < worst_row(whole, got, 2 * layout.head_dim) <= bound
+    # the store has them as [layer, plane, token, head, dim]
+    block, space = bytearray(layout.block_bytes), adapter._client._doors[layout.block_bytes].space()
+    space.get([kvfuse.Block(key_of(_object_key_to_string(keys[0])), block)]).wait().raise_for_status()
+    assert 0 < worst_row(b"".join(bytes(piece) for piece in blocks[0].pieces), bytes(block), 2 * layout.head_dim) <= bound
+    assert (space.layout.layers, space.layout.planes, space.layout.block_tokens) == (layout.layers, 2, layout.block_tokens)
     assert not store(adapter, [key(99)], [full(99)])  # of no known rows: not kept under a bound
     adapter.close()
 
@@ -277,8 +283,6 @@ def test_a_store_that_stands_still_is_a_miss_in_time(own_daemon):
 
 
 def test_a_space_that_was_dropped_is_made_again(daemon):
-    import kvfuse
-
     adapter = make(config(daemon, object_bytes=BYTES))
     assert store(adapter, [key(1)], [full(1)])
     with kvfuse.Client(daemon.address) as client:
@@ -318,7 +322,7 @@ def test_lmcaches_storage_manager_stores_and_prefetches(daemon):
         for i, k in enumerate(keys):
             objects[k].raw_data[:BYTES].copy_(torch.frombuffer(bytearray(data(i)), dtype=torch.uint8))
         manager.finish_write(keys)
-        until(lambda: sum(usage.total_bytes_used for usages in manager.get_l2_usages_by_type().values() for usage in usages) == 20 * BYTES)
+        until(lambda: [u.total_bytes_used for usages in manager.get_l2_usages_by_type().values() for u in usages] == [20 * BYTES])
         manager.clear(force=True)
         assert manager.report_status()["l1_manager"]["total_object_count"] == 0
         group = GroupedObjectKeys(keys=[*keys, key(77)], object_group_id=0, layout_desc=description)

@@ -1,4 +1,5 @@
-"""kvfuse.sglang as the dynamic backend of SGLang's own HiCacheController and host pools, on the CPU, configured as on its command line."""
+"""kvfuse.sglang as the dynamic backend of SGLang's own HiCacheController and host pools, on the CPU, configured as on its command
+line."""
 
 from __future__ import annotations
 
@@ -42,6 +43,7 @@ except ImportError as error:
 LAYERS, HEADS, DIM, PAGE, TOKENS = 4, 2, 16, 8, 256
 PAGES = 6
 LAYOUTS = ("layer_first", "page_first", "page_first_direct")
+HOST = {"device_capacity_tokens": TOKENS, "start_layer": 0, "end_layer": LAYERS}
 ONE_RANK = {"attn_dcp_size": 1, "attn_dcp_rank": 0, "tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "attn_tp_rank": 0,
             "attn_tp_size": 1, "attn_dp_rank": 0, "attn_dp_size": 1}
 
@@ -62,9 +64,9 @@ def host_pool(layout, dtype=torch.bfloat16):
     def pointers(tensors):
         return torch.tensor([tensor.data_ptr() for tensor in tensors], dtype=torch.uint64)
 
-    info = MHABufferInfo(buffers=KVBuffers(k=tuple(k), v=tuple(v), k_data_ptrs=pointers(k), v_data_ptrs=pointers(v), layout=KVBufferLayout.NHD),
-                         page_size=PAGE, head_num=HEADS, head_dim=DIM, v_head_dim=DIM, dtype=dtype, device=torch.device("cpu"))
-    return MHATokenToKVPoolHost(info, 2.0, 0, PAGE, layout, pin_memory=False, device_capacity_tokens=TOKENS, start_layer=0, end_layer=LAYERS)
+    kv = KVBuffers(k=tuple(k), v=tuple(v), k_data_ptrs=pointers(k), v_data_ptrs=pointers(v), layout=KVBufferLayout.NHD)
+    info = MHABufferInfo(buffers=kv, page_size=PAGE, head_num=HEADS, head_dim=DIM, v_head_dim=DIM, dtype=dtype, device=torch.device("cpu"))
+    return MHATokenToKVPoolHost(info, 2.0, 0, PAGE, layout, pin_memory=False, **HOST)
 
 
 def command_line(daemon, v1=1, more=None, **settings):
@@ -79,8 +81,7 @@ def latent_pool(layout):
     info = MLABufferInfo(buffers=buffers, data_ptrs=torch.tensor([b.data_ptr() for b in buffers], dtype=torch.uint64),
                          layer_indices=tuple(range(LAYERS)), device_layer_num=LAYERS, page_size=PAGE, kv_lora_rank=32, qk_rope_head_dim=16,
                          kv_cache_dim=48, dtype=torch.bfloat16, device=torch.device("cpu"))
-    pool = MLATokenToKVPoolHost(info, 2.0, 0, PAGE, layout, pin_memory=False, device_capacity_tokens=TOKENS, start_layer=0, end_layer=LAYERS,
-                                target_layer_num=LAYERS)
+    pool = MLATokenToKVPoolHost(info, 2.0, 0, PAGE, layout, pin_memory=False, target_layer_num=LAYERS, **HOST)
     pool.kv_buffer.copy_(torch.randn(pool.kv_buffer.shape))
     return pool
 
@@ -92,9 +93,9 @@ def engine(text, layout="layer_first", model="org/model", dtype=torch.bfloat16):
     pool = host_pool(layout, dtype)
     pool.kv_buffer.copy_(torch.randn(pool.kv_buffer.shape))
     extra, threshold = HybridCacheController.parse_storage_backend_extra_config(text)[:2]
-    controller = HiCacheController(PagedTokenToKVPoolAllocator(TOKENS, PAGE, dtype, "cpu", device, False), pool, PAGE, torch.distributed.group.WORLD,
-                                   None, io_backend="direct", storage_backend="dynamic", prefetch_threshold=threshold, model_name=model,
-                                   storage_backend_extra_config=extra)
+    allocator = PagedTokenToKVPoolAllocator(TOKENS, PAGE, dtype, "cpu", device, False)
+    controller = HiCacheController(allocator, pool, PAGE, torch.distributed.group.WORLD, None, io_backend="direct", model_name=model,
+                                   storage_backend="dynamic", prefetch_threshold=threshold, storage_backend_extra_config=extra)
     assert type(controller.storage_backend).__name__ == "HiCacheKvfuse" and isinstance(controller.storage_backend, HiCacheStorage)
     try:
         yield controller
@@ -182,9 +183,10 @@ def test_engines_that_differ_never_meet(daemon):
     with engine(command_line(daemon, space="differ")) as one:
         indices = one.mem_pool_host.alloc(len(tokens))
         assert back_up(one, tokens, indices) == len(tokens)
-        others = [(command_line(daemon, space="differ"), {"model": "org/other"}), (command_line(daemon, space="differ"), {"layout": "page_first"}),
-                  (command_line(daemon, 0, space="differ"), {}), (command_line(daemon, space="differ"), {"dtype": torch.float16}),
-                  (command_line(daemon, space="differ", fingerprint="v2"), {}), (command_line(daemon, space="else"), {})]
+        text = command_line(daemon, space="differ")
+        others = [(text, {"model": "org/other"}), (text, {"layout": "page_first"}), (text, {"dtype": torch.float16}),
+                  (command_line(daemon, 0, space="differ"), {}), (command_line(daemon, space="differ", fingerprint="v2"), {}),
+                  (command_line(daemon, space="else"), {})]
         for text, how in others:
             with engine(text, **how) as two:
                 assert prefetch(two, tokens) == (0, None)
@@ -197,7 +199,8 @@ def test_engines_that_differ_never_meet(daemon):
 @pytest.mark.parametrize("rope", [None, {"style": "neox", "dim": DIM, "theta": 10000.0}])
 def test_rows_of_any_layout_meet_within_the_bound(daemon, rope):
     bound = 0.05
-    text = command_line(daemon, more={"hicache_storage_pass_prefix_keys": True}, space=f"rows-{rope is None}", policy=f"error {bound}", rope=rope)
+    text = command_line(daemon, 1, {"hicache_storage_pass_prefix_keys": True}, space=f"rows-{rope is None}", policy=f"error {bound}",
+                        rope=rope)
     tokens = prompt(4)
     with contextlib.ExitStack() as stack:
         engines = [stack.enter_context(engine(text, layout)) for layout in LAYOUTS]
@@ -331,8 +334,9 @@ def test_a_store_that_stands_still_is_a_miss_in_time(own_daemon):
         until(lambda: prefetch(controller, tokens)[0] == len(tokens))
 
 
-@pytest.mark.parametrize("v1, wrong", [(1, {"adress": "x"}), (1, {"client": {"transport": "pigeon"}}), (1, {"policy": "exactly"}), (1, {"space": "a b"}),
-                                       (0, {"policy": "error 0.1"}), (1, {"policy": "error 0.1", "rope": {"style": "spiral", "dim": 2, "theta": 1.0}})])
+@pytest.mark.parametrize("v1, wrong", [
+    (1, {"adress": "x"}), (1, {"client": {"transport": "pigeon"}}), (1, {"policy": "exactly"}), (1, {"space": "a b"}),
+    (0, {"policy": "error 0.1"}), (1, {"policy": "error 0.1", "rope": {"style": "spiral", "dim": 2, "theta": 1.0}})])
 def test_a_wrong_setting_fails_where_sglang_starts(daemon, v1, wrong):
     with pytest.raises((ValueError, TypeError)):
         with engine(command_line(daemon, v1, **wrong)):
