@@ -42,7 +42,7 @@ install() {
 # Without what they ask for to run on GPUs: only what their imports need here.
 install_lmcache() {
     install --no-deps lmcache==0.5.6 &&
-        install --constraint "$venv/versions" aiohttp cachetools cryptography msgspec numpy opentelemetry-api opentelemetry-sdk \
+        install --constraint "$venv/versions" aiohttp cachetools cryptography msgspec numba numpy opentelemetry-api opentelemetry-sdk \
             prometheus_client psutil py-cpuinfo pyyaml pyzmq sortedcontainers
 }
 install_sglang() {

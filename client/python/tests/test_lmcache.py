@@ -209,6 +209,23 @@ def test_many_threads_are_each_told_once(daemon):
     connector.close()
 
 
+def test_an_end_that_another_call_comes_upon_is_told_at_once(own_daemon):
+    """Starting a request takes the completions that wait, so the client's descriptor alone would stay silent until the next end."""
+    connector = Connector(own_daemon.address, space="upon", object_bytes=1024, request_timeout=5, ping_interval=30)
+    first = connector.submit_batch_set(["a"], [bytearray(1024)])
+    time.sleep(0.5)  # it ended; nobody drained
+    own_daemon.signal(signal.SIGSTOP)
+    connector.submit_batch_get(["a"], [bytearray(1024)])
+    while True:
+        assert select.select([connector.event_fd()], [], [], 1)[0], "not told"
+        told = connector.drain_completions()
+        if told:
+            break
+    assert told == [(first, True, "", None)]
+    own_daemon.signal(signal.SIGCONT)
+    connector.close()
+
+
 def test_known_rows_come_back_within_the_bound(daemon):
     sample = Sample()
     layout, bound = sample.layout, 0.05
@@ -258,7 +275,9 @@ def test_a_store_that_is_away_is_a_miss_and_found_later(own_daemon):
     assert lookup(adapter, keys) == [0, 1, 2, 3]
     own_daemon.signal(signal.SIGKILL)
     assert wait_with(lambda: lookup(adapter, keys), 3) == []
-    assert wait_with(lambda: load(adapter, keys, [empty() for _ in keys]), 13) == []
+    until(lambda: not adapter._client._store.is_connected())
+    assert wait_with(lambda: lookup(adapter, keys), 0.3) == []  # known to be away: nothing waits
+    assert wait_with(lambda: load(adapter, keys, [empty() for _ in keys]), 0.3) == []
     own_daemon.start()
     until(lambda: store(adapter, keys, [full(i) for i in range(4)]), 20)
     out = [empty() for _ in keys]
