@@ -18,9 +18,10 @@ Failures. A store that is away, slow, full, or holds another layout is a miss (N
 lookup_timeout, the rest within request_timeout, nothing waits for a connection. One that was away is found again.
 
 Under `exact` a page is opaque bytes, so pools of any kind and dtype do. Other policies need to know rows: with interface_v1, bf16, fp16
-or fp32, and MHA pools (layer_first, page_first, page_first_direct) or MLA pools (the last two) the store gets pages as [layer, plane,
-token, head, dim], in whatever order they lie, so engines of different layouts share them. `rope` says how K carries its position, so that
-it can be undone; positions come only with "hicache_storage_pass_prefix_keys": true beside "interface_v1". Token ids do not come through this interface.
+or fp32, and MHA pools (layer_first, page_first, page_first_direct) or MLA pools (the last two), the store gets pages as [layer, plane,
+token, head, dim], in whatever order they lie; engines of different layouts then share them. `rope` says how K carries its position, so
+that it can be undone; positions come only with "hicache_storage_pass_prefix_keys": true beside "interface_v1". Token ids do not come
+through this interface.
 
 Not supported: the side pools of hybrid models (Mamba, SWA, sparse indexers; batch_…_v2). They are never found, so such models get
 nothing from the store.

@@ -116,6 +116,7 @@ def load(adapter, keys, things):
     return ended(adapter.get_load_event_fd(), lambda: adapter.query_load_result(task) or None).get_indices_list()
 
 
+@pytest.mark.parametrize("adapter", [{"object_bytes": BYTES, "transport": transport} for transport in ("shared", "network")], indirect=True)
 def test_what_is_stored_is_found_and_loaded(adapter):
     keys, things = [key(i) for i in range(12)], [full(i) for i in range(12)]
     assert lookup(adapter, keys) == [] and load(adapter, keys, [empty() for _ in keys]) == []

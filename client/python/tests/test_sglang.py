@@ -144,11 +144,13 @@ def same(a, b):
     return a.contiguous().view(torch.int16).equal(b.contiguous().view(torch.int16))
 
 
+@pytest.mark.parametrize("transport", ["shared", "network"])
 @pytest.mark.parametrize("v1", [1, 0])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_pages_written_are_prefetched_by_another_engine(daemon, layout, v1):
-    text, tokens = command_line(daemon, v1, space=f"trip-{layout}-{v1}"), prompt(1)
+def test_pages_written_are_prefetched_by_another_engine(daemon, layout, v1, transport):
+    text, tokens = command_line(daemon, v1, space=f"trip-{layout}-{v1}-{transport}", client={"transport": transport}), prompt(1)
     with engine(text, layout) as one, engine(text, layout) as two:
+        assert bool(one.storage_backend._pool_memory) == bool(v1)  # registered
         assert prefetch(two, tokens) == (0, None)
         one.mem_pool_host.alloc(3 * PAGE)
         indices = one.mem_pool_host.alloc(len(tokens))
