@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -10,23 +11,19 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 READY_S, END_S = 10, 15
+PR_SET_PDEATHSIG = 1
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 
-def until(what: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Waits until `what` returns something true, and returns that."""
-    end = time.monotonic() + seconds
-    while True:
-        found = what()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.002)
+_prctl = ctypes.CDLL(None).prctl
+
+
+def _end_with_parent() -> None:
+    """Also where a test's process is aborted, by a sanitizer, say."""
+    _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 class Daemon:
@@ -45,7 +42,7 @@ class Daemon:
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [self.binary, "--address", self.address, "--runtime-dir", str(self.folder), *self.options], stderr=file,
-                env={**os.environ, "LD_PRELOAD": ""})
+                env={**os.environ, "LD_PRELOAD": ""}, preexec_fn=_end_with_parent)
         deadline = time.monotonic() + READY_S
         while True:
             found = re.search(r"listening on (\S+)$", log.read_text(), re.MULTILINE)

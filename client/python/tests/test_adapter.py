@@ -6,7 +6,7 @@ import random
 import signal
 
 import pytest
-from daemon import until
+from waiting import until
 
 import kvfuse
 from kvfuse.adapter import Store, key_of, opaque_layout

@@ -13,8 +13,8 @@ import time
 
 import pytest
 from conftest import NOT_TESTED
-from daemon import until
 from sample import Sample, worst_row
+from waiting import until
 
 import kvfuse
 from kvfuse.adapter import key_of

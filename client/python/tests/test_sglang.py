@@ -12,8 +12,8 @@ import time
 
 import pytest
 from conftest import NOT_TESTED
-from daemon import until
 from sample import worst_row
+from waiting import until
 
 os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "0")
 try:
