@@ -2,14 +2,11 @@
 #ifndef KVF_FUSION_EXACT_INTERNAL_H
 #define KVF_FUSION_EXACT_INTERNAL_H
 
+#include "fusion/bytes.h"
 #include "fusion/exact/exact.h"
 #include "fusion/exact/tables.h"
 
-#include <assert.h>
 #include <stdatomic.h>
-#include <string.h>
-
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are written as they lie");
 
 /* ---- model ---- */
 
@@ -70,25 +67,6 @@ static inline kvf__exact_shape_t kvf__exact_shape(const kvf_layout_t *layout) {
                                 .block_tokens = layout->block_tokens,
                                 .value_bytes = kvf_dtype_bytes(layout->dtype),
                                 .width = (size_t)layout->kv_heads * layout->head_dim};
-}
-
-static inline void kvf__store16(uint8_t *to, size_t value) { memcpy(to, &(uint16_t){(uint16_t)value}, 2); }
-static inline void kvf__store32(uint8_t *to, size_t value) { memcpy(to, &(uint32_t){(uint32_t)value}, 4); }
-static inline void kvf__store64(uint8_t *to, uint64_t value) { memcpy(to, &value, 8); }
-static inline uint32_t kvf__load16(const uint8_t *from) {
-    uint16_t value;
-    memcpy(&value, from, 2);
-    return value;
-}
-static inline uint32_t kvf__load32(const uint8_t *from) {
-    uint32_t value;
-    memcpy(&value, from, 4);
-    return value;
-}
-static inline uint64_t kvf__load64(const uint8_t *from) {
-    uint64_t value;
-    memcpy(&value, from, 8);
-    return value;
 }
 
 /* Takes the loops of another level: for tests and benches. */

@@ -399,9 +399,9 @@ static void finish(kvf_joint_encoder_t *e, size_t b) {
                                                 item->record[1], item->refs, e->shape.num_planes);
     if (!item->held) return;
     item->unit[0] = KVF_JOINT_VERSION;
-    kvf__joint_store16(item->unit + 2, block->tokens);
-    kvf__joint_store32(item->unit + 4, e->shape.num_planes);
-    kvf__joint_store64(item->unit + 8, block->position);
+    kvf__store16(item->unit + 2, block->tokens);
+    kvf__store32(item->unit + 4, e->shape.num_planes);
+    kvf__store64(item->unit + 8, block->position);
     out->unit = item->unit;
     out->unit_bytes = kvf__joint_vectors_at(e->shape.num_planes) + item->held * plane_bytes(e, b);
 }

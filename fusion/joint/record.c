@@ -11,33 +11,33 @@ size_t kvf__joint_record_write(uint8_t *to, uint32_t tokens, uint64_t position, 
     uint32_t units = 0;
     bool has_own = false;
     for (uint32_t p = 0; p < planes && !has_own; p++) has_own = refs[p].unit == own;
-    if (has_own) kvf__joint_store64(ids + 8 * (size_t)units++, own);
+    if (has_own) kvf__store64(ids + 8 * (size_t)units++, own);
     for (uint32_t p = 0, i; p < planes; p++) { /* few differ, and neighbours are mostly of one */
-        for (i = units; i > 0 && kvf__joint_load64(ids + 8 * (size_t)(i - 1)) != refs[p].unit;) i--;
-        if (!i) kvf__joint_store64(ids + 8 * (size_t)units++, refs[p].unit);
+        for (i = units; i > 0 && kvf__load64(ids + 8 * (size_t)(i - 1)) != refs[p].unit;) i--;
+        if (!i) kvf__store64(ids + 8 * (size_t)units++, refs[p].unit);
     }
     uint8_t *gains = ids + 8 * (size_t)units, *numbers = gains + 4 * (size_t)planes;
     for (uint32_t p = 0; p < planes; p++) {
         uint32_t number = 0;
-        while (kvf__joint_load64(ids + 8 * (size_t)number) != refs[p].unit) number++;
+        while (kvf__load64(ids + 8 * (size_t)number) != refs[p].unit) number++;
         memcpy(gains + 4 * (size_t)p, &refs[p].gain, 4);
-        kvf__joint_store16(numbers + 2 * (size_t)p, number);
+        kvf__store16(numbers + 2 * (size_t)p, number);
     }
     to[0] = KVF_JOINT_VERSION;
     to[1] = (uint8_t)(flags | (has_own ? KVF_JOINT_OWN : 0));
-    kvf__joint_store16(to + 2, tokens);
-    kvf__joint_store16(to + 4, units);
-    kvf__joint_store16(to + 6, planes);
-    kvf__joint_store64(to + 8, position);
+    kvf__store16(to + 2, tokens);
+    kvf__store16(to + 4, units);
+    kvf__store16(to + 6, planes);
+    kvf__store64(to + 8, position);
     return kvf__joint_record_bytes(units, planes);
 }
 
 uint64_t kvf_joint_record_unit(const kvf_joint_record_info_t *info, uint32_t index) {
-    return kvf__joint_load64(info->units + 8 * (size_t)index);
+    return kvf__load64(info->units + 8 * (size_t)index);
 }
 
 uint32_t kvf_joint_record_number(const kvf_joint_record_info_t *info, uint32_t plane) {
-    return kvf__joint_load16(info->numbers + 2 * (size_t)plane);
+    return kvf__load16(info->numbers + 2 * (size_t)plane);
 }
 
 float kvf_joint_record_gain(const kvf_joint_record_info_t *info, uint32_t plane) {
@@ -71,13 +71,13 @@ kvf_status_t kvf_joint_record_read(const uint8_t *record, size_t record_bytes, u
     const uint32_t flags = KVF_JOINT_OWN | KVF_JOINT_K_CHANGED | KVF_JOINT_V_CHANGED;
     if (record_bytes < KVF_JOINT_RECORD_HEAD_BYTES || record[0] != KVF_JOINT_VERSION || record[1] & ~flags)
         return KVF_ERR_CORRUPT;
-    *info = (kvf_joint_record_info_t){.tokens = kvf__joint_load16(record + 2),
-                                      .num_units = kvf__joint_load16(record + 4),
+    *info = (kvf_joint_record_info_t){.tokens = kvf__load16(record + 2),
+                                      .num_units = kvf__load16(record + 4),
                                       .flags = record[1],
-                                      .position = kvf__joint_load64(record + 8),
+                                      .position = kvf__load64(record + 8),
                                       .units = record + KVF_JOINT_RECORD_HEAD_BYTES};
     if (!info->tokens || info->tokens > tokens_max || !info->num_units || info->num_units > planes ||
-        planes > 2 * KVF_LAYERS_MAX || kvf__joint_load16(record + 6) != planes ||
+        planes > 2 * KVF_LAYERS_MAX || kvf__load16(record + 6) != planes ||
         record_bytes != kvf__joint_record_bytes(info->num_units, planes))
         return KVF_ERR_CORRUPT;
     info->gains = info->units + 8 * (size_t)info->num_units;
@@ -89,10 +89,10 @@ kvf_status_t kvf_joint_unit_read(const kvf_unit_bytes_t *unit, uint32_t tokens_m
                                  size_t plane_token_bytes, kvf_joint_unit_info_t *info) {
     const uint8_t *bytes = unit->bytes;
     size_t at = kvf__joint_vectors_at(planes), held = 0;
-    if (unit->num_bytes < at || bytes[0] != KVF_JOINT_VERSION || bytes[1] || kvf__joint_load32(bytes + 4) != planes)
+    if (unit->num_bytes < at || bytes[0] != KVF_JOINT_VERSION || bytes[1] || kvf__load32(bytes + 4) != planes)
         return KVF_ERR_CORRUPT;
-    *info = (kvf_joint_unit_info_t){.tokens = kvf__joint_load16(bytes + 2),
-                                    .position = kvf__joint_load64(bytes + 8),
+    *info = (kvf_joint_unit_info_t){.tokens = kvf__load16(bytes + 2),
+                                    .position = kvf__load64(bytes + 8),
                                     .kinds = bytes + KVF_JOINT_UNIT_HEAD_BYTES,
                                     .vectors = bytes + at};
     for (size_t i = KVF_JOINT_UNIT_HEAD_BYTES; i < at; i++) {

@@ -72,22 +72,22 @@ static void read_all(const uint8_t *record, size_t record_bytes, kvf_unit_bytes_
 static void run_bytes(const uint8_t *bytes, size_t count, bool mends) {
     kvf_layout_t layout = layout_of(KVF_BF16);
     if (count < 2) return;
-    size_t record_bytes = kvf__joint_load16(bytes), token_bytes = HEADS * DIM * 2;
+    size_t record_bytes = kvf__load16(bytes), token_bytes = HEADS * DIM * 2;
     if (record_bytes > count - 2) record_bytes = count - 2;
     uint8_t *record = exact_copy(bytes + 2, record_bytes),
             *unit = exact_copy(bytes + 2 + record_bytes, count - 2 - record_bytes);
     units_t units = {.of = {{unit, count - 2 - record_bytes}}};
     if (mends && record_bytes == kvf__joint_record_bytes(1, PLANES)) {
         record[0] = KVF_JOINT_VERSION;
-        kvf__joint_store16(record + 4, 1);
-        kvf__joint_store16(record + 6, PLANES);
-        kvf__joint_store64(record + 16, UNIT);
+        kvf__store16(record + 4, 1);
+        kvf__store16(record + 6, PLANES);
+        kvf__store64(record + 16, UNIT);
         memset(record + record_bytes - 2 * PLANES, 0, 2 * PLANES);
     }
     if (mends && units.of[0].num_bytes >= kvf__joint_vectors_at(PLANES)) {
         unit[0] = KVF_JOINT_VERSION;
         unit[1] = 0;
-        kvf__joint_store32(unit + 4, PLANES);
+        kvf__store32(unit + 4, PLANES);
     }
     kvf_joint_decoder_t *decoder;
     void *planes[PLANES];

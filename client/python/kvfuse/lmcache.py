@@ -121,26 +121,14 @@ class Connector:
 
     def submit_batch_exists(self, keys: list[str]) -> int:
         """Which keys are there, in a space of any size that is known."""
-        with self._lock:
-            task = self._begin("exists", keys)
-            doors = list(self._doors.values())
-            task.parts = len(doors) if keys else 0
-            if not task.parts:
-                self._end(task)
-                return task.number
+        task, doors = self._begin_everywhere("exists", keys)
         for door in doors:
             self._match(task, list(range(len(keys))), door)
         return task.number
 
     def submit_batch_delete(self, keys: list[str]) -> int:
         """Deletes keys, in the spaces of every size that is known."""
-        with self._lock:
-            task = self._begin("delete", keys)
-            doors = list(self._doors.values())
-            task.parts = len(doors) if keys else 0
-            if not task.parts:
-                self._end(task)
-                return task.number
+        task, doors = self._begin_everywhere("delete", keys)
         for door in doors:
             self._start(task, list(range(len(keys))), door, lambda space: space.delete(task.keys))
         return task.number
@@ -194,6 +182,16 @@ class Connector:
     def _begin(self, kind: str, keys: list[str]) -> _Task:
         self._next_number += 1
         return _Task(self._next_number, kind, [key_of(key) for key in keys], [False] * len(keys))
+
+    def _begin_everywhere(self, kind: str, keys: list[str]) -> tuple[_Task, list[Door]]:
+        """A task with a part for the spaces of each size that is known; without any it ends at once."""
+        with self._lock:
+            task = self._begin(kind, keys)
+            doors = list(self._doors.values()) if keys else []
+            task.parts = len(doors)
+            if not doors:
+                self._end(task)
+            return task, doors
 
     def _end(self, task: _Task) -> None:
         is_set = task.kind == "set"
