@@ -209,6 +209,8 @@ void *kvf__fused_pool_alloc(void *space, size_t bytes);
 void kvf__fused_pool_free(void *space, void *bytes, size_t num_bytes);
 /* Segments with slots for blocks as they land: a look, off by one while the heap takes or gives one. [any thread] */
 uint32_t kvf__fused_raw_segments(const kvf_space_t *space);
+/* Whether blocks wait, and there is no heap to put them in once they are coded: none of them could go on. [any thread] */
+bool kvf__fused_lacks_heap(const kvf_space_t *space);
 /* Asks the encoders to give a segment of the heap back to the host tier. False: there is none. [any thread] */
 bool kvf__fused_ask_segment(kvf_space_t *space);
 /* Goes on with giving, if asked. Returns when to come back. */

@@ -119,9 +119,21 @@ void kvf__fused_pool_free(void *arg, void *bytes, size_t num_bytes) {
 
 /* ---- giving a segment away ---- */
 
+bool kvf__fused_lacks_heap(const kvf_space_t *space) {
+    const kvf_fused_t *fused = space->fused;
+    return fused && !atomic_load_explicit(&fused->num_heap_segments, memory_order_relaxed) &&
+           atomic_load_explicit(&fused->num_tasks, memory_order_relaxed);
+}
+
+/* Whether the heap has a segment to spare: the last one is for what waits to be coded. */
+static bool may_give(const kvf_fused_t *fused) {
+    uint32_t heap = atomic_load_explicit(&fused->num_heap_segments, memory_order_relaxed);
+    return heap > 1 || (heap && !atomic_load_explicit(&fused->num_tasks, memory_order_relaxed));
+}
+
 bool kvf__fused_ask_segment(kvf_space_t *space) {
     kvf_fused_t *fused = space->fused;
-    if (!atomic_load_explicit(&fused->num_heap_segments, memory_order_relaxed)) return false;
+    if (!may_give(fused)) return false;
     atomic_store_explicit(&fused->give_wanted, 1, memory_order_relaxed);
     kvf_encoders_kick(space->store->encoders, space);
     return true;
@@ -172,7 +184,7 @@ static void remove_segment(kvf_space_t *space, uint32_t number) {
 static uint64_t go_on_giving(kvf_space_t *space) {
     kvf_fused_t *fused = space->fused;
     if (fused->giving == KVF__NO_SEGMENT) {
-        fused->giving = kvf_heap_emptiest(fused->heap);
+        fused->giving = may_give(fused) ? kvf_heap_emptiest(fused->heap) : KVF__NO_SEGMENT;
         fused->give_next = 0;
         fused->give_until_ns = kvf__now_ns() + GIVE_NS;
         fused->give_again_ns = 0;

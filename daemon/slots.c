@@ -25,9 +25,14 @@ static void unlist(kvf_space_t *space, uint32_t number) {
     segment->is_listed = false;
 }
 
-/* A fused space takes but so many for what lands: the rest is its heap's. */
+/* A fused space takes but so many for what lands: the rest is its heap's. While that has none, one of its fair share stays free for it:
+ * otherwise what landed could not be coded, and what is not coded gives no memory back. */
 static bool has_its_share(const kvf_space_t *space) {
-    return space->fused && kvf__fused_raw_segments(space) >= space->fused->max_raw_segments;
+    if (!space->fused) return false;
+    uint32_t raw = kvf__fused_raw_segments(space);
+    if (raw >= space->fused->max_raw_segments) return true;
+    bool has_heap = atomic_load_explicit(&space->fused->num_heap_segments, memory_order_relaxed);
+    return !has_heap && raw && raw + 1 >= kvf__store_fair_share(space->store, space);
 }
 
 static bool add_segment(kvf_space_t *space) {

@@ -234,25 +234,26 @@ bool kvf__store_may_take(kvf_store_t *store, kvf_space_t *space) {
     return available > claims;
 }
 
-/* What each space may have of the segments, if all that have some or want some got the same; and the space that has
- * most, and more than that, with a reference (NULL: none has). */
-static size_t fair_share(kvf_store_t *store, const kvf_space_t *asking, kvf_space_t **richest) {
-    size_t sharing = 1;
-    *richest = NULL;
+/* As kvf__store_fair_share; and the space that has most, and more than that, with a reference (NULL: none has). */
+static uint32_t fair_share(kvf_store_t *store, const kvf_space_t *asking, kvf_space_t **richest) {
+    uint32_t sharing = 1;
+    kvf_space_t *most = NULL;
     pthread_mutex_lock(&store->mutex);
     for (uint32_t place = 0; place < store->options.max_spaces; place++) {
         kvf_space_t *other = store->spaces[place];
         if (!other || other == asking || !num_segments(other)) continue;
         sharing++;
-        if (!*richest || num_segments(other) > num_segments(*richest)) *richest = other;
+        if (!most || num_segments(other) > num_segments(most)) most = other;
     }
-    size_t fair = store->max_segments / sharing;
+    uint32_t fair = (uint32_t)store->max_segments / sharing;
     if (!fair) fair = 1;
-    if (*richest && num_segments(*richest) <= fair) *richest = NULL;
-    if (*richest) kvf_space_ref(*richest);
+    if (richest) *richest = most && num_segments(most) > fair ? most : NULL;
+    if (richest && *richest) kvf_space_ref(*richest);
     pthread_mutex_unlock(&store->mutex);
     return fair;
 }
+
+uint32_t kvf__store_fair_share(kvf_store_t *store, const kvf_space_t *space) { return fair_share(store, space, NULL); }
 
 /* Asks `giver` for a segment, for `space`. */
 static bool claim_from(kvf_store_t *store, kvf_space_t *space, kvf_space_t *giver) {
@@ -266,10 +267,10 @@ static bool claim_from(kvf_store_t *store, kvf_space_t *space, kvf_space_t *give
 
 bool kvf__store_share(kvf_store_t *store, kvf_space_t *space) {
     kvf_space_t *richest;
-    size_t fair = fair_share(store, space, &richest);
+    uint32_t fair = fair_share(store, space, &richest);
     bool is_claiming = atomic_load_explicit(&space->claim_until_ns, memory_order_relaxed) >= kvf__now_ns();
     bool is_coming = false;
-    if (num_segments(space) >= fair)
+    if (num_segments(space) >= fair && !kvf__fused_lacks_heap(space))
         is_coming = false;
     else if (is_claiming && kvf_tier_host_available(store->host))
         is_coming = true; /* it has come since */

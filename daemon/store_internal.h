@@ -122,6 +122,8 @@ bool kvf__space_evict_record(kvf_space_t *space, uint32_t id);
 /* Asks the space that is most above its fair share for a segment, if `space` is below its own, and claims it. Not under
  * a mutex. True: one is on its way. */
 bool kvf__store_share(kvf_store_t *store, kvf_space_t *space);
+/* Segments that each space may have, if all that have some, and this one, got the same: at least 1. */
+uint32_t kvf__store_fair_share(kvf_store_t *store, const kvf_space_t *space);
 /* Whether the host tier has a segment that no other space claims. Without claims the giver, busy as it is, would take
  * back what it gave, and give again. */
 bool kvf__store_may_take(kvf_store_t *store, kvf_space_t *space);
