@@ -36,6 +36,13 @@ def check_name(name: str) -> None:
         raise ValueError(f"a space's name is of 1 to {_NAME_BYTES} visible ASCII characters: {name!r}")
 
 
+def check_policy(policy: str) -> None:
+    """ValueError: there is no such policy."""
+    error = ffi.new("kvf_error_t *")
+    if lib.kvf_policy_parse(policy.encode(), ffi.new("kvf_policy_t *"), error) < 0:
+        raise ValueError(_to_str(error.text))
+
+
 def opaque_layout(nbytes: int, model: str) -> Layout:
     """A layout for pages whose inside nobody knows: a block has `nbytes` bytes, or a few more (at most 1/500) where no layout has so
     many: what is missing is a piece of padding."""
@@ -109,7 +116,7 @@ class Store:
 
     def __init__(self, address: str, name: str, policy: str, on_connect: Callable[[Client], None] | None = None, *,
                  connect_timeout: float = CONNECT_S, request_timeout: float = REQUEST_S, **options: Any) -> None:
-        _check_policy(policy)
+        check_policy(policy)
         self.policy = policy
         self.client: Client | None = None
         self._on_connect = on_connect
@@ -217,9 +224,3 @@ class Store:
                     self._on_connect(client)
                 self.client = client
         return client
-
-
-def _check_policy(policy: str) -> None:
-    error = ffi.new("kvf_error_t *")
-    if lib.kvf_policy_parse(policy.encode(), ffi.new("kvf_policy_t *"), error) < 0:
-        raise ValueError(_to_str(error.text))

@@ -76,10 +76,12 @@ class Client:
         self._pid = os.getpid()
         self._is_closing = False
         self._calls: list[None] = []  # one for each call into the library: close() waits for them. append and pop are atomic
-        self._lock = threading.Lock()  # guards the six below, and that who takes a completion also hands it on
+        self._lock = threading.Lock()  # guards the eight below, and that who takes a completion also hands it on
         self._in_flight: dict[int, Request] = {}
         self._unreported: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()  # for poll()
         self._completions = ffi.new("kvf_completion_t[]", _TAKEN_AT_ONCE)
+        self._taken = ffi.new("size_t *")  # how many of these the library has filled
+        self._handed_on = 0
         self._number = ffi.new("kvf_request_t *")
         self._memories: weakref.WeakSet[Memory] = weakref.WeakSet()
         self._registrations: weakref.WeakSet[Registration] = weakref.WeakSet()
@@ -104,9 +106,9 @@ class Client:
         """
         if self._c is None or self._is_forked():
             return
-        if any(memory.exports for memory in self._memories):
+        if self._used_memories():
             self._drain()
-        used = [memory for memory in self._memories if memory.exports]
+        used = self._used_memories()
         if used:
             raise BufferError(f"views of {used[0]!r} are alive: the client cannot be closed")
         self._close()
@@ -120,6 +122,10 @@ class Client:
     def __del__(self) -> None:
         if getattr(self, "_c", None) is not None and not self._is_forked():
             self._close()
+
+    def _used_memories(self) -> list[Memory]:
+        with self._lock:
+            return [memory for memory in self._memories if memory.exports]
 
     def _drain(self) -> None:
         """Waits until nothing is in flight: every request ends within its timeout."""
@@ -244,11 +250,12 @@ class Client:
         c = self._enter()
         try:
             check(lib.kvf_memory_alloc(c, nbytes, base))
+            memory = Memory(self, int(ffi.cast("uintptr_t", base[0])), nbytes)
+            with self._lock:
+                self._memories.add(memory)
+            return memory
         finally:
             self._leave()
-        memory = Memory(self, int(ffi.cast("uintptr_t", base[0])), nbytes)
-        self._memories.add(memory)
-        return memory
 
     def register(self, memory: Any) -> Registration:
         """Registers memory of the caller's (a buffer, a CPU tensor, a Pointer) with the network, so that no request pays for it. Not
@@ -337,21 +344,34 @@ class Client:
         c = self._enter()
         try:
             with self._lock:
-                count = _TAKEN_AT_ONCE
-                while count == _TAKEN_AT_ONCE:
-                    count = lib.kvf_poll(c, self._completions, _TAKEN_AT_ONCE)
-                    for i in range(count):
-                        completion = self._completions[i]
-                        request = self._in_flight.pop(completion.request)
-                        taken.append(request)
-                        if not (request._is_waited_for or request._futures):
-                            unawaited.append(request)
-                        request._finish(completion.status, completion.matched)
+                try:
+                    self._hand_on(taken, unawaited)
+                    count = _TAKEN_AT_ONCE
+                    while count == _TAKEN_AT_ONCE:
+                        self._taken[0] = self._handed_on = 0
+                        lib.kvfpy_poll(c, self._completions, _TAKEN_AT_ONCE, self._taken)
+                        count = self._taken[0]
+                        self._hand_on(taken, unawaited)
+                finally:  # also where a signal's exception came in between: the library has forgotten what was taken
+                    self._hand_on(taken, unawaited)
         finally:
             self._leave()
         for request in taken:
             request._let_go()
         return unawaited
+
+    def _hand_on(self, taken: list[Request], unawaited: list[Request]) -> None:
+        """Hands on what was taken. Under the lock."""
+        while self._handed_on < self._taken[0]:
+            completion = self._completions[self._handed_on]
+            request = self._in_flight.get(completion.request)
+            if request is not None:
+                taken.append(request)
+                if not request._is_waited_for and all(future.cancelled() for future in request._futures):
+                    unawaited.append(request)
+                request._finish(completion.status, completion.matched)
+                self._in_flight.pop(completion.request, None)
+            self._handed_on += 1
 
     def _reported(self, request: Request) -> None:
         """Somebody knows of its completion: poll() need not tell."""
@@ -398,7 +418,11 @@ class Client:
     def _watch(self, request: Request) -> asyncio.Future[None] | None:
         """A future of the running loop that ends with the request. None: it is completed already."""
         loop = asyncio.get_running_loop()
-        self._watch_list.add(loop, self.fileno, self._on_readable)
+        self._enter()
+        try:  # close() waits, so the descriptor is the client's until it is duplicated
+            self._watch_list.add(loop, self.fileno, self._on_readable)
+        finally:
+            self._leave()
         future = loop.create_future()
         with self._lock:
             if request._result is not None:

@@ -92,6 +92,7 @@ class Connector:
         self._running: dict[Request, tuple[_Task, list[int], Door]] = {}
         self._next_number = 0
         self._ends: deque[Completion] = deque()
+        self._wake_lock = threading.Lock()  # guards the next, which is -1 when closed
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()  # readable when the client has completions or _wake_fd was written
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -156,7 +157,9 @@ class Connector:
             return
         self._store.close()
         self._epoll.close()
-        os.close(self._wake_fd)
+        with self._wake_lock:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
 
     # ---- inside ----
 
@@ -164,10 +167,9 @@ class Connector:
         self._epoll.register(client.fileno(), select.EPOLLIN)
 
     def _wake(self) -> None:
-        try:
-            os.eventfd_write(self._wake_fd, 1)
-        except OSError:  # it is closed: nobody waits
-            pass
+        with self._wake_lock:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def _door(self, nbytes: int) -> Door:
         with self._lock:
@@ -276,14 +278,15 @@ class Connector:
             self._end_part(task)
 
     def _finish_match(self, task: _Task, indices: list[int], door: Door, result: Result) -> None:
-        """A match counts keys from the first on; those behind the first that is missing are asked for one by one, all at once."""
+        """A match counts keys from the first on; those behind the first that is missing are asked for in two halves, and so on."""
         left = indices[result.matched + 1 :] if result.status >= 0 else []
+        halves = [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
         with self._lock:
             for i in indices[: result.matched]:
                 task.found[i] = True
-            task.parts += len(left)
-        for i in left:
-            self._match(task, [i], door)
+            task.parts += len(halves)
+        for half in halves:
+            self._match(task, half, door)
         with self._lock:
             self._end_part(task)
 

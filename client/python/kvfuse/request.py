@@ -112,7 +112,8 @@ class Request:
         if self._event is not None:
             self._event.set()
         running = asyncio._get_running_loop()
-        for future in self._futures:
+        while self._futures:
+            future = self._futures.pop()
             loop = future.get_loop()
             if loop is running:
                 _resolve(future)
@@ -121,7 +122,6 @@ class Request:
                 loop.call_soon_threadsafe(_resolve, future)
             except RuntimeError:
                 pass  # that loop is closed: nobody awaits it any more
-        self._futures = []
 
     def _read_result(self, status: Status, matched: int) -> Result:
         if self._c_statuses is None:

@@ -43,6 +43,7 @@ from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, PoolTransferRes
 
 from .adapter import CONNECT_S, LOOKUP_S, REQUEST_S, Door, Store, check_name, key_of, logger, opaque_layout
 from .block import Block, Pointers
+from .client import Client
 from .layout import Layout
 from .request import Request
 from .space import Space
@@ -99,11 +100,12 @@ class HiCacheKvfuse(HiCacheStorage):
         self._config = storage_config
         self._pages: _Pages | None = None
         self._door: Door | None = None
+        self._pool: HostKVCache | None = None
         self._pool_memory: list[Any] = []
         if s.policy != "exact" and not self._is_v1:
             raise ValueError(f'policy {s.policy!r} needs to know rows: give "interface_v1": 1')
-        self._store = Store(s.address, "sglang", s.policy, connect_timeout=s.connect_timeout, request_timeout=s.request_timeout,
-                            **s.client)
+        self._store = Store(s.address, "sglang", s.policy, self._register_memory, connect_timeout=s.connect_timeout,
+                            request_timeout=s.request_timeout, **s.client)
 
     def register_mem_pool_host(self, mem_pool_host: HostKVCache) -> None:
         super().register_mem_pool_host(mem_pool_host)
@@ -111,7 +113,9 @@ class HiCacheKvfuse(HiCacheStorage):
         self._pages = (_Rows if s.policy != "exact" else _Pieces if self._is_v1 else _Flat)(mem_pool_host, s, self._fingerprint())
         layout = self._pages.layout
         digest = hashlib.sha256(repr((layout, s.policy)).encode()).hexdigest()[:16]
-        self._register_memory(mem_pool_host)
+        self._pool = mem_pool_host
+        if self._store.client is not None:
+            self._register_memory(self._store.client)
         self._door = self._store.open(f"{s.space}/{digest}", layout)
         self._door.wait(s.connect_timeout)
 
@@ -227,10 +231,10 @@ class HiCacheKvfuse(HiCacheStorage):
         text = " ".join([*parts, self._settings.fingerprint])
         return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {text}"
 
-    def _register_memory(self, pool: HostKVCache) -> None:
-        buffer = getattr(pool, "kv_buffer", None)
-        client = self._store.client
-        if not self._is_v1 or client is None or not isinstance(buffer, torch.Tensor):
+    def _register_memory(self, client: Client) -> None:
+        """The pool's, as soon as there is both a pool and a store."""
+        buffer = getattr(self._pool, "kv_buffer", None)
+        if not self._is_v1 or self._pool_memory or not isinstance(buffer, torch.Tensor):
             return
         try:
             self._pool_memory.append(client.register(buffer))

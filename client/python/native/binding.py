@@ -21,6 +21,7 @@ kvf_status_t kvfpy_match(kvf_space_t *space, uintptr_t keys, size_t count, uint3
 kvf_status_t kvfpy_delete(kvf_space_t *space, uintptr_t keys, size_t count, uint32_t timeout_ms, int32_t *statuses,
                           kvf_request_t *request);
 void kvfpy_wait(kvf_client_t *client, kvf_request_t request, kvf_completion_t *completion);
+void kvfpy_poll(kvf_client_t *client, kvf_completion_t *completions, size_t max, size_t *count);
 """
 
 SOURCE = """
@@ -60,6 +61,10 @@ static kvf_status_t kvfpy_delete(kvf_space_t *space, uintptr_t keys, size_t coun
 static void kvfpy_wait(kvf_client_t *client, kvf_request_t request, kvf_completion_t *completion) {
     completion->status = kvf_wait_request(client, request, &completion->matched);
     completion->request = request;
+}
+
+static void kvfpy_poll(kvf_client_t *client, kvf_completion_t *completions, size_t max, size_t *count) {
+    *count = kvf_poll(client, completions, max);
 }
 """
 
