@@ -8,7 +8,11 @@
       answered by {"cached": […]}
   {"prompts": …, "abort_after": N}       begins them and aborts them after N steps; answered by {"aborted": N, "left": bool}
   {"prompts": …, "gaps": [[token, …], …]} answered by {"gaps": […]}: of each token after its prompt, how much more likely the likeliest is (nats)
-  {"reset": true}                        empties vLLM's own prefix cache
+  {"reset": true, "connector": bool}     empties vLLM's own prefix cache; "connector": tells the connector, as after a change of weights
+  {"at_load": {"delete": N, "signal": [PID, NUMBER]}}
+      at the next get of blocks: the last N of them are deleted from the store before, or a process gets a signal when it is under way
+  {"raise_in": LAYER}                    in the next step that layer raises; what asks for that step is answered by {"raised": TEXT}
+Also in every answer: "preempted", how many requests were, up to then.
 """
 
 import json
@@ -90,9 +94,56 @@ def gaps(llm, ask):
     return {"gaps": found}
 
 
+def disturb_next_load(how):
+    from kvfuse.vllm import loads
+
+    start = loads._Getter.start
+
+    def disturbed(self, store, get):
+        loads._Getter.start = start
+        if how.get("delete"):
+            store.space().delete(get.keys[-how["delete"]:]).wait().raise_for_status()
+        started = start(self, store, get)
+        if how.get("signal"):
+            os.kill(*how["signal"])
+        return started
+
+    loads._Getter.start = disturbed
+    return {}
+
+
+def raise_in(llm, number):
+    def disturb(model):
+        def hook(*_):
+            handle.remove()
+            raise RuntimeError(f"layer {number} raises, as it was told")
+
+        handle = model.model.layers[number].register_forward_hook(hook)
+
+    llm.apply_model(disturb)
+    return {}
+
+
+def count_preemptions():
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    preempt, count = Scheduler._preempt_request, [0]
+
+    def counted(self, *arguments, **more):
+        count[0] += 1
+        return preempt(self, *arguments, **more)
+
+    Scheduler._preempt_request = counted
+    return count
+
+
 def answer_to(llm, ask):
     if ask.get("reset"):
-        return {"reset": llm.reset_prefix_cache()}
+        return {"reset": llm.reset_prefix_cache(reset_connector=bool(ask.get("connector")))}
+    if "at_load" in ask:
+        return disturb_next_load(ask["at_load"])
+    if "raise_in" in ask:
+        return raise_in(llm, ask["raise_in"])
     if "distributions" in ask:
         return distributions(llm, ask)
     if "gaps" in ask:
@@ -108,11 +159,18 @@ def main():
     began = time.perf_counter()
     from vllm import LLM
 
+    preempted = count_preemptions()
     llm = LLM(**options)
     print(json.dumps({"ready": time.perf_counter() - began}), file=answers, flush=True)
     for line in sys.stdin:
         ask = json.loads(line)
-        print(json.dumps(answer_to(llm, ask)), file=answers, flush=True)
+        try:
+            answer = answer_to(llm, ask)
+        except RuntimeError as error:
+            if "as it was told" not in str(error):
+                raise
+            answer = {"raised": str(error)}
+        print(json.dumps({**answer, "preempted": preempted[0]}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

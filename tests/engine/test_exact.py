@@ -87,6 +87,21 @@ def test_salt_abort_and_many_at_once(expected):
         assert cached_of(together) == found(prompts)
 
 
+def test_weights_that_change_make_the_store_another(expected):
+    """vLLM tells the connector when its caches are void, for other weights in the same place: nothing of before is used, by keys."""
+    prompt, tokens = make_prompts()[1], expected[1]
+    with Daemon() as daemon, Engine({"address": daemon.address}) as engine:
+        engine.generate([prompt], 1)
+        daemon.wait_for_blocks(len(prompt) // BLOCK)
+        engine.reset(connector=True)
+        output = engine.generate([prompt], 32)[0]
+        assert output["cached"] == 0 and output["tokens"] == tokens
+        daemon.wait_for_blocks(2 * (len(prompt) // BLOCK))
+        engine.reset()
+        output = engine.generate([prompt], 32)[0]
+        assert output["cached"] == (len(prompt) - 1) // BLOCK * BLOCK and output["tokens"] == tokens
+
+
 def test_preempted_requests_go_on(plain):
     """Room for about three of the six requests: they are preempted, and come back from the store.
 
@@ -97,10 +112,12 @@ def test_preempted_requests_go_on(plain):
     alone = plain.generate(prompts, 16, one_by_one=True)
     with Daemon() as daemon, Engine({"address": daemon.address}, num_gpu_blocks_override=66, max_num_seqs=6) as engine:
         for _ in range(2):
+            engine.reset()
             outputs = engine.generate(prompts, 128)
             assert [o["finish"] for o in outputs] == ["length"] * len(prompts)
             gaps = plain.gaps(prompts, tokens_of(outputs))
             assert max(gaps) <= 0.5 and sum(gaps) / len(gaps) <= 0.01
+        assert engine.preempted > 0 and daemon.stats()["operations"]["get"]["hits"] > 0
         assert_vllms_own(plain, prompts, engine.generate(prompts, 16, one_by_one=True))
     assert max(plain.gaps(prompts, tokens_of(alone))) <= 0.5
     wrong = plain.gaps(prompts, tokens_of(outputs[1:] + outputs[:1]))  # the measure sees other prompts' outputs

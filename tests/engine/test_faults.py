@@ -7,12 +7,14 @@ import time
 
 import kvfuse
 import pytest
-from rig import BLOCK, Daemon, Engine, assert_vllms_own, cached_of, documents, header, tokens_of
+from rig import BLOCK, IS_SLOW, Daemon, Engine, assert_vllms_own, cached_of, documents, header, tokens_of
+
+TOKENS = 500 if IS_SLOW else 1000  # of a prompt
 
 
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
-    return [doc[:1000] for doc in documents(1500)[:6]]
+    return [doc[:TOKENS] for doc in documents(1500)[:6]]
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +27,30 @@ def warm(engine: Engine, daemon: Daemon, prompts: list[list[int]], expected: lis
     before = daemon.stats()["blocks_stored"]
     engine.reset()
     assert tokens_of(engine.generate(prompts, 16, one_by_one=True)) == expected
-    assert daemon.wait_for_blocks(before + len(prompts) * (1000 // BLOCK)) >= before + len(prompts) * (1000 // BLOCK)
+    assert daemon.wait_for_blocks(before + len(prompts) * (TOKENS // BLOCK)) >= before + len(prompts) * (TOKENS // BLOCK)
     engine.reset()
     again = engine.generate(prompts, 16, one_by_one=True)
-    assert tokens_of(again) == expected and min(cached_of(again)) == 1000 // BLOCK * BLOCK
+    assert tokens_of(again) == expected and min(cached_of(again)) == TOKENS // BLOCK * BLOCK
 
 
 def test_killed_and_stopped_daemon(plain, prompts, expected, figure):
     with Daemon() as daemon, Engine({"address": daemon.address}) as engine:
         warm(engine, daemon, prompts, expected)
-        # killed in the middle: of loads, and of saves
-        delays, whole, away = (0.02, 0.2, 0.6), 0, []
+        # killed in the middle: of a load, and of saves soon after the first prompt
+        delays, whole, away = (None, 0.2, 0.6), 0, []
         for delay in delays:
             engine.reset()
-            timer = threading.Timer(delay, daemon.kill)
-            timer.start()
-            outputs = engine.generate(prompts, 16, one_by_one=True)
-            timer.join()
+            if delay is None:
+                engine.kill_at_load(daemon)
+                outputs = engine.generate(prompts, 16, one_by_one=True)
+                assert engine.said("Recovered from KV load failure") > 0
+                daemon.kill()
+            else:
+                timer = threading.Timer(delay, daemon.kill)
+                timer.start()
+                outputs = engine.generate(prompts, 16, one_by_one=True)
+                timer.join()
+            assert sum(cached_of(outputs)) < len(prompts) * (TOKENS // BLOCK * BLOCK), "the daemon was killed too late"
             whole += assert_vllms_own(plain, prompts, outputs)
             engine.reset()
             began = time.monotonic()
@@ -81,10 +90,44 @@ def test_load_in_layers_from_a_stopped_daemon(plain, prompts, expected):
     with Daemon() as daemon, Engine({"address": daemon.address, "load": "layers", "load_timeout": 1.0}) as engine:
         warm(engine, daemon, prompts, expected)
         engine.reset()
-        threading.Timer(0.05, daemon.pause).start()
+        timer = threading.Timer(0.05, daemon.pause)
+        timer.start()
         outputs = engine.generate(prompts, 16, one_by_one=True)
+        timer.join()
         daemon.resume()
+        assert sum(cached_of(outputs)) < len(prompts) * (TOKENS // BLOCK * BLOCK), "the daemon was stopped too late"
         assert_vllms_own(plain, prompts, outputs)
+
+
+@pytest.mark.parametrize("load", ["async", "layers"])
+def test_blocks_that_go_between_match_and_get(plain, prompts, load):
+    """What is computed on top of them is right, and so is what the store gets of it."""
+    first, whole = [prompt[:TOKENS // 2] for prompt in prompts[:2]], prompts[:2]
+    with Daemon() as daemon, Engine({"address": daemon.address, "load": load}) as engine:
+        engine.generate(first, 1, one_by_one=True)
+        stored = daemon.wait_for_blocks(2 * (TOKENS // 2 // BLOCK))
+        for prompt in whole:
+            engine.reset()
+            engine.delete_at_load(3)
+            assert_vllms_own(plain, [prompt], engine.generate([prompt], 16))
+        assert engine.said("Recovered from KV load failure") == 2
+        missing = sum(len(prompt) // BLOCK for prompt in whole) - stored + 2 * 3
+        assert daemon.wait_for_blocks(stored + missing) >= stored + missing
+        engine.reset()
+        again = engine.generate(whole, 16, one_by_one=True)
+        assert cached_of(again) == [(len(prompt) - 1) // BLOCK * BLOCK for prompt in whole]
+        assert_vllms_own(plain, whole, again)
+
+
+def test_step_that_raises_saves_nothing(prompts):
+    """Its pages hold another request's bytes, or none."""
+    with Daemon() as daemon, Engine({"address": daemon.address}) as engine:
+        engine.generate(prompts[:1], 1)
+        stored = daemon.wait_for_blocks(TOKENS // BLOCK)
+        assert stored == TOKENS // BLOCK
+        engine.break_step(prompts[1], layer=7)
+        time.sleep(1)
+        assert daemon.stats()["blocks_stored"] == stored
 
 
 def test_no_daemon_full_daemon_and_another_layout(plain, prompts, expected, figure):

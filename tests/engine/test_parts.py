@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
+import time
 
 import pytest
 import torch
-from kvfuse.vllm.fingerprint import folder_digest
+from kvfuse.vllm.adapters import Adapters
+from kvfuse.vllm.fingerprint import folder_digest, rope_digest
 from kvfuse.vllm.pages import PageOrder, cpu_order, plain_order
 from kvfuse.vllm.rope import _frequencies
 from kvfuse.vllm.settings import read
@@ -16,9 +19,10 @@ from kvfuse.vllm.staging import Slots
 
 
 @pytest.mark.parametrize("order", [
-    cpu_order(3, 32, 64, torch.bfloat16, "auto"), cpu_order(8, 64, 128, torch.float32, "auto"), plain_order(2, 16, 32),
+    cpu_order(3, 32, 64, torch.bfloat16, "auto"), cpu_order(8, 64, 128, torch.float32, "auto"), cpu_order(8, 128, 128, torch.bfloat16, "auto"),
+    plain_order(2, 16, 32),
     torch.randperm(2 * 8 * 2 * 16, generator=torch.Generator().manual_seed(1)).view(2, 8, 2, 16)],
-    ids=["cpu", "cpu-fp32-large", "plain", "no-strides"])
+    ids=["cpu", "cpu-fp32-large", "cpu-bf16-large", "plain", "no-strides"])
 def test_rows_and_pages_are_each_others_inverse(order):
     pages = torch.randint(-30000, 30000, (5, order.numel()), dtype=torch.int16)
     rows = torch.empty(5, *order.shape, dtype=torch.int16)
@@ -93,7 +97,8 @@ def test_frequencies_of_vllms_own_rotary_modules(scaling):
 def test_settings_refuse_what_they_do_not_know():
     assert read({"address": "h:1"}).in_pages
     assert not read({"policy": "error 0.05"}).in_pages
-    for wrong in ({"adress": "h:1"}, {"load": "eager"}, {"order": "pages", "policy": "error 0.05"}, {"save_bytes": 0}):
+    for wrong in ({"adress": "h:1"}, {"load": "eager"}, {"order": "pages", "policy": "error 0.05"}, {"save_bytes": 0}, {"policy": "eror 0.05"},
+                  {"space": "my space"}, {"space": "x" * 128}, {"match_timeout": "0.1"}, {"save_generated": 1}, {"pause": -1}):
         with pytest.raises(ValueError, match="kv_connector_extra_config"):
             read(wrong)
 
@@ -108,6 +113,68 @@ def test_slots_are_handed_out_once_and_merge():
     assert slots.take(3) == (0, 3)
     slots.give(4, 4)
     assert slots.take(7) == (3, 7)
+
+
+def test_folder_digest_sees_the_middle_of_large_files(tmp_path):
+    """Each tensor of a safetensors file, and whatever is as long as the distance between two samples."""
+    table = json.dumps({"__metadata__": {"format": "pt"}, "a": {"dtype": "U8", "shape": [100 << 20], "data_offsets": [0, 100 << 20]},
+                        "small": {"dtype": "U8", "shape": [64], "data_offsets": [100 << 20, (100 << 20) + 64]}}).encode()
+    begin = 8 + len(table)
+
+    def digest_with(*changes: int) -> str | None:
+        path = tmp_path / "model.safetensors"
+        with open(path, "wb") as file:
+            file.write(struct.pack("<Q", len(table)) + table)
+            file.truncate(begin + (100 << 20) + 64 + (30 << 20))
+            for place in changes:
+                file.seek(place)
+                file.write(b"other")
+        return folder_digest(str(tmp_path))
+
+    plain = digest_with()
+    assert digest_with() == plain
+    assert digest_with(begin + (50 << 20)) != plain  # the middle of a
+    assert digest_with(begin + (100 << 20) + 32) != plain  # that of small
+    assert digest_with(*range(begin, 60 << 20, 1000)) != plain
+    assert folder_digest(str(tmp_path / "model.safetensors")) == folder_digest(str(tmp_path))  # a model of one file
+
+
+def test_rotary_modules_are_told_apart(monkeypatch):
+    """LongRoPE takes other factors beyond a max_model_len."""
+    from types import SimpleNamespace
+
+    from vllm.model_executor.layers import rotary_embedding
+
+    digests = []
+    for long in (False, True, False):
+        monkeypatch.setattr(rotary_embedding, "_ROPE_DICT", {1: SimpleNamespace(base=10000.0, use_long_rope=long, cos_sin_cache=torch.ones(3))})
+        digests.append(rope_digest())
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_adapters_are_read_in_the_background_and_again_when_loaded_again(tmp_path):
+    from types import SimpleNamespace
+
+    def digest(lora) -> bytes | None:
+        adapters.seen(lora)
+        for _ in range(200):
+            if adapters.digest_of(lora) is not None:
+                break
+            time.sleep(0.01)
+        return adapters.digest_of(lora)
+
+    adapters = Adapters()
+    file = tmp_path / "adapter_model.safetensors"
+    lora = SimpleNamespace(lora_path=str(tmp_path), load_inplace=False)
+    assert adapters.digest_of(None) == b"" and adapters.digest_of(lora) is None
+    file.write_bytes(b"one")
+    first = digest(lora)
+    assert first
+    file.write_bytes(b"two")
+    assert digest(lora) == first
+    assert digest(SimpleNamespace(lora_path=str(tmp_path), load_inplace=True)) not in (None, first)
+    assert digest(SimpleNamespace(lora_path=str(tmp_path / "none"), load_inplace=False)) is None
+    adapters.close()
 
 
 def test_folder_digest_sees_content_not_place(tmp_path):

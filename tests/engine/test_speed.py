@@ -6,12 +6,17 @@ import statistics
 import time
 
 import pytest
-from rig import BLOCK, Daemon, Engine, documents, quiet, tokenize
+from rig import BLOCK, IS_SLOW, Daemon, Engine, documents, quiet, tokenize
 
 TOKENS = 1500
-ROUNDS = 12
+PROMPTS = 4 if IS_SLOW else 7
+ROUNDS = 5 if IS_SLOW else 12
 TRIES = 3  # of what other programs on the machine may disturb
-OVERHEAD_MAX = 0.3  # 0.05 is asked for. Runs gave -1 to +1 %, and one +18 %, on two cores that engine and daemon share
+OVERHEAD_MAX = 0.05
+PAGES = 128  # of the engines whose speeds are compared: few, so that each has been written to before. The first time costs 3 to 10 µs per 4 KiB
+
+
+WARMING = PAGES * BLOCK // TOKENS + 1  # prompts, after which an engine has written to all of them
 
 
 def fresh(number: int, text: int = 0) -> list[int]:
@@ -26,7 +31,7 @@ def first_token(engine: Engine, prompt: list[int], **more: object) -> dict:
 @pytest.mark.parametrize("policy", ["exact", "error 0.05"])
 def test_first_token_of_a_stored_prompt(plain, policy, figure):
     """Turn by turn: computed, from vLLM's own cache, and from the store by an engine that was started after the prompts were put."""
-    prompts = [fresh(i, i % 4) for i in range(7)]
+    prompts = [fresh(i, i % 4) for i in range(PROMPTS)]
     with Daemon() as daemon:
         store = {"address": daemon.address, "policy": policy}
         with Engine(store) as engine:
@@ -58,26 +63,32 @@ def test_first_token_of_a_stored_prompt(plain, policy, figure):
         assert computed / loaded >= 8
 
 
-def test_saving_costs_little(plain, figure):
-    """The same kind of prompts, none of them stored, turn by turn with and without the connector."""
-    with Daemon() as daemon, Engine({"address": daemon.address}) as engine:
+def test_saving_costs_little(figure):
+    """Prompts of the same kind, none of them stored, turn by turn: without the connector, with it but not to be saved, and saved.
+
+    Two engines of one kind differ by some percent for as long as they live, so what saving costs is told within one.
+    """
+    with Daemon() as daemon, Engine(num_gpu_blocks_override=PAGES) as plain, \
+            Engine({"address": daemon.address}, num_gpu_blocks_override=PAGES) as engine:
+        sides = {"plain": (plain, {}), "kept out": (engine, {"params": [{"kvfuse_save": False}]}), "saved": (engine, {})}
         with quiet():
             for e in (plain, engine):
-                e.generate([fresh(80), fresh(81)], 16, one_by_one=True)
+                e.generate([fresh(80 + i) for i in range(WARMING)], 16, one_by_one=True)
             for attempt in range(TRIES):
-                ratios, without = [], []
+                seconds: dict[str, list[float]] = {side: [] for side in sides}
                 for i in range(ROUNDS):
-                    sides = {}
-                    for e in (plain, engine) if i % 2 else (engine, plain):
-                        sides[e] = e.timed([fresh(100 + attempt * ROUNDS + i, i % 4)], 16)
-                    ratios.append(sides[engine] / sides[plain])
-                    without.append(sides[plain])
-                if statistics.median(ratios) <= 1.05:
+                    for turn in range(len(sides)):
+                        side = list(sides)[(i + turn) % len(sides)]
+                        e, more = sides[side]
+                        seconds[side].append(e.timed([fresh(100 + (attempt * ROUNDS + i) * len(sides) + turn, i % 4)], 16, **more))
+                saving, connector = (sorted(a / b - 1 for a, b in zip(seconds[with_it], seconds[without]))
+                                     for with_it, without in (("saved", "kept out"), ("saved", "plain")))
+                if statistics.median(saving) <= OVERHEAD_MAX:
                     break
-        prompts = 2 + (attempt + 1) * ROUNDS
-        saved = daemon.wait_for_blocks(TOKENS // BLOCK * prompts)
-    overhead = statistics.median(ratios) - 1
-    figure(f"(c) cost of saving, {TOKENS} tokens in, 16 out, no hit", f"{overhead * 100:+.1f} % of {statistics.median(without) * 1000:.0f} ms "
-           f"(quartiles {', '.join(f'{(q - 1) * 100:+.1f}' for q in statistics.quantiles(ratios, n=4))})")
-    assert saved >= TOKENS // BLOCK * prompts * 3 // 4  # texts that begin alike share blocks, and saves may be dropped
-    assert overhead <= OVERHEAD_MAX
+        most = (TOKENS + 16) // BLOCK * (WARMING + (attempt + 1) * ROUNDS)
+        saved = daemon.wait_for_blocks(most)
+    for what, ratios in (("cost of saving", saving), ("saving engine against one without the connector", connector)):
+        figure(f"(c) {what}, {TOKENS} tokens in, 16 out, no hit", f"{statistics.median(ratios) * 100:+.1f} % of "
+               f"{statistics.median(seconds['plain']) * 1000:.0f} ms (quartiles {', '.join(f'{q * 100:+.1f}' for q in statistics.quantiles(ratios, n=4))})")
+    assert most * 3 // 4 <= saved <= most  # saves may be dropped; what was to be kept out was
+    assert statistics.median(saving) <= OVERHEAD_MAX

@@ -36,6 +36,8 @@ def check_groups(config: VllmConfig, caches: KVCacheConfig) -> None:
     spec = caches.kv_cache_groups[0].kv_cache_spec
     if isinstance(spec, (MLAAttentionSpec, UniformTypeKVCacheSpecs)) or not isinstance(spec, FullAttentionSpec):
         raise Unsupported(f"KV caches of kind {type(spec).__name__}")
+    if getattr(spec, "non_causal", False):
+        raise Unsupported("attention that looks ahead: a block's KV depends on tokens behind it")
     if getattr(spec, "head_size_v", spec.head_size) != spec.head_size:
         raise Unsupported("heads of K and V that differ in size")
     if spec.dtype not in _DTYPES:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +42,9 @@ class KvfuseConnector(KVConnectorBase_V1, SupportsHMA):
         if transfer.kv_load_failure_policy != "recompute":
             transfer.kv_load_failure_policy = "recompute"
             logger.info("kvfuse: kv_load_failure_policy is taken as recompute")
+        if settings.load == "layers" and vllm_config.parallel_config.tensor_parallel_size > 1:
+            settings = dataclasses.replace(settings, load="async")  # a failed load of one rank would be in what all of them save
+            logger.warning("kvfuse: load is taken as async: under tensor parallelism there is no other")
         self._loads_layers = settings.load == "layers"
         self._scheduler = Scheduler(vllm_config, settings) if role == KVConnectorRole.SCHEDULER else None
         self._worker = Worker(vllm_config, kv_cache_config, settings) if role == KVConnectorRole.WORKER else None
@@ -62,6 +66,11 @@ class KvfuseConnector(KVConnectorBase_V1, SupportsHMA):
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         return self._worker.space if self._worker is not None else None
+
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        if self._worker is not None:
+            self._worker.bind()
 
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
         assert self._worker is not None
@@ -121,6 +130,11 @@ class KvfuseConnector(KVConnectorBase_V1, SupportsHMA):
             self._scheduler.failed(connector_output.invalid_block_ids)
         if connector_output.finished_recving:
             self._scheduler.loaded(connector_output.finished_recving)
+
+    def reset_cache(self) -> bool:
+        assert self._scheduler is not None
+        self._scheduler.reset()
+        return True
 
     def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         assert self._scheduler is not None

@@ -54,7 +54,7 @@ class _Getter:
             try:
                 get.request = space.get(blocks, self._settings.load_timeout, get.first_layer, get.num_layers)
                 return True
-            except kvfuse.Error:
+            except Exception:  # a failure of ours is never the engine's
                 logger.exception("kvfuse: a get could not be started")
         self.fail(get.block_ids)
         return False
@@ -63,7 +63,7 @@ class _Getter:
         """Takes what a get brought to its pages; waits for it if it is under way. Whether all of it came."""
         assert get.request is not None
         result = get.request.wait()
-        store.seen(result.status)
+        store.seen(result)
         missing = [b for b, status in zip(get.block_ids, result.statuses) if status < 0 or result.status < 0]
         if get.staged is not None and len(missing) < len(get.block_ids):
             self._cache.write(get.block_ids, get.staged, get.first_layer, get.num_layers)  # a failed block's bytes are computed over

@@ -12,39 +12,34 @@ import hashlib
 
 import torch
 
+_DIGITS = 1 << 14  # as bits of fp16 and bf16 they are finite and positive
+
 
 def cpu_order(kv_heads: int, block_tokens: int, head_dim: int, dtype: torch.dtype, cache_dtype: str) -> torch.Tensor:
     """Where the CPU backend puts each element of [plane, token, head, dim] in a page: [2, token, head, dim] of int64.
 
-    Asks the backend's own kernel: it writes numbered elements into a page.
+    Asks the backend's own kernel: it writes numbered elements into a page, digit by digit as elements of 16 bits count no further.
     """
     from vllm import _custom_ops as ops
     from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
     numbers = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
-    count = block_tokens * kv_heads * head_dim
-    if 2 * count >= torch.iinfo(numbers).max:
-        return _cpu_order_in_parts(kv_heads, block_tokens, head_dim, dtype, cache_dtype)
-    page = torch.full((1, kv_heads, 2 * block_tokens, head_dim), -1, dtype=numbers)
-    k = torch.arange(count, dtype=numbers).view(block_tokens, kv_heads, head_dim)
-    v = (k + count).contiguous()
-    keys, values = page.view(dtype).chunk(2, dim=2)
-    ops.cpu_attn_reshape_and_cache(k.view(dtype), v.view(dtype), keys, values, torch.arange(block_tokens),
-                                   _get_attn_isa(dtype, block_tokens, head_dim, cache_dtype), k_scale=1.0, v_scale=1.0,
-                                   kv_cache_dtype=cache_dtype)
-    held = page.flatten().long()
-    if not torch.equal(held.sort().values, torch.arange(2 * count)):
+    shape = (block_tokens, kv_heads, head_dim)
+    count = 2 * block_tokens * kv_heads * head_dim
+    held = torch.zeros(count, dtype=torch.int64)
+    for digit in (1, _DIGITS):
+        page = torch.full((1, kv_heads, 2 * block_tokens, head_dim), -1, dtype=numbers)
+        k, v = (torch.arange(count) // digit % _DIGITS).to(numbers).view(2, *shape)
+        keys, values = page.view(dtype).chunk(2, dim=2)
+        ops.cpu_attn_reshape_and_cache(k.view(dtype), v.view(dtype), keys, values, torch.arange(block_tokens),
+                                       _get_attn_isa(dtype, block_tokens, head_dim, cache_dtype), k_scale=1.0, v_scale=1.0,
+                                       kv_cache_dtype=cache_dtype)
+        held += page.flatten().long() * digit
+    if not torch.equal(held.sort().values, torch.arange(count)):
         raise ValueError("the attention backend's pages are not a reordering of rows")
     order = torch.empty_like(held)
-    order[held] = torch.arange(2 * count)
-    return order.view(2, block_tokens, kv_heads, head_dim)
-
-
-def _cpu_order_in_parts(kv_heads: int, block_tokens: int, head_dim: int, dtype: torch.dtype, cache_dtype: str) -> torch.Tensor:
-    """The same for pages of more elements than the numbers have: a page is [head, …], so one head tells of all."""
-    one = cpu_order(1, block_tokens, head_dim, dtype, cache_dtype)
-    step = 2 * block_tokens * head_dim
-    return torch.cat([one + head * step for head in range(kv_heads)], dim=2)
+    order[held] = torch.arange(count)
+    return order.view(2, *shape)
 
 
 def plain_order(kv_heads: int, block_tokens: int, head_dim: int) -> torch.Tensor:

@@ -74,7 +74,7 @@ class Saver:
                                        previous=save.keys[n - 1] if n else save.previous))
         try:
             self._puts.append(_Put(space.put(blocks, timeout=self._settings.save_timeout), first, count))
-        except kvfuse.Error:
+        except Exception:  # a failure of ours is never the engine's
             logger.exception("kvfuse: a put could not be started")
             self._slots.give(first, count)
             self.failed += count
@@ -93,7 +93,5 @@ class Saver:
             stored = sum(status >= 0 for status in result.statuses) if result.status >= 0 else 0
             self.saved += stored
             self.failed += put.count - stored
-            store.seen(result.status)
-            if kvfuse.Status.ERR_NOT_FOUND in result.statuses:
-                store.reopen()
+            store.seen(result)
         self._puts = waiting

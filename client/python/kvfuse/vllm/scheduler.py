@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import numpy as np
 
 import kvfuse
 
-from .fingerprint import folder_digest
+from .adapters import Adapters
 from .plan import Load, Save, StepPlan, WorkerSpace
 from .settings import Settings
 from .store import Store, logger
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 _MATCH_AGAIN_S = 1.0  # an answer this old, of a request that still waits, is asked for again
 _ASK_AGAIN_S = 0.005  # while a producer's blocks are awaited
-PRODUCED = "kvfuse_blocks"  # in kv_transfer_params: how many blocks a producer has put, or is about to
+# in a request's kv_transfer_params:
+PRODUCED = "kvfuse_blocks"  # how many blocks a producer has put, or is about to
+SAVE = "kvfuse_save"  # false: nothing of it is put
 
 
 @dataclasses.dataclass
@@ -36,11 +39,13 @@ class _Tracked:
     at_local  blocks that vLLM's own cache had when it last asked
     expected  blocks that are computed if the planned load succeeds; 0: none is planned
     saved     the next block to save; None: not scheduled yet
+    may_come  the store could be asked
+    is_stale  it began before reset()
     """
 
     request: Request
     keys: list[bytes] = dataclasses.field(default_factory=list)
-    lora: bytes | None = b""
+    lora: bytes | None = None
     matches: list[kvfuse.Request] | None = None
     asked_at: float = 0.0
     first_asked_at: float = 0.0
@@ -50,6 +55,8 @@ class _Tracked:
     expected: int = 0
     loading: set[int] = dataclasses.field(default_factory=set)
     may_load: bool = True
+    may_come: bool = False
+    is_stale: bool = False
     saved: int | None = None
 
 
@@ -69,7 +76,9 @@ class Scheduler:
         self._stores: list[Store] = []
         self._tracked: dict[str, _Tracked] = {}
         self._planned: list[Load] = []
-        self._adapters: dict[str, bytes | None] = {}
+        self._recovered: set[int] = set()
+        self._adapters = Adapters()
+        self._epoch = b""  # of the weights, if they were changed in place
 
     def open(self, spaces: list[WorkerSpace]) -> None:
         """Told of the workers' spaces, once, at start-up."""
@@ -85,7 +94,14 @@ class Scheduler:
             return
         self._stores = [Store(self._settings, space.name, kvfuse.Layout(**space.layout)) for space in spaces]  # type: ignore[arg-type]
 
+    def reset(self) -> None:
+        """The weights may have been changed in place: what was stored by then is not used any more, and others do not use what will be."""
+        self._epoch = os.urandom(16)
+        for tracked in self._tracked.values():
+            tracked.is_stale = True
+
     def close(self) -> None:
+        self._adapters.close()
         self._tracked.clear()
         for store in self._stores:
             try:
@@ -106,7 +122,7 @@ class Scheduler:
         if not self._loads_any or not self._stores:
             return 0
         tracked = self._track(request)
-        if not tracked.may_load:
+        if not tracked.may_load or tracked.is_stale:
             return 0
         if not self._answer(tracked):
             return None
@@ -119,26 +135,22 @@ class Scheduler:
     def _track(self, request: Request) -> _Tracked:
         tracked = self._tracked.get(request.request_id)
         if tracked is None:
-            tracked = self._tracked[request.request_id] = _Tracked(request, lora=self._adapter_of(request))
+            tracked = self._tracked[request.request_id] = _Tracked(request)
+            self._adapters.seen(request.lora_request)
         return tracked
 
-    def _adapter_of(self, request: Request) -> bytes | None:
-        """What to mix into the keys: the content of the request's LoRA adapter, as vLLM's hashes have but its name and path.
-        b"": it has none. None: the content is not known, so nothing is stored for it."""
-        lora = request.lora_request
-        if lora is None:
-            return b""
-        if lora.lora_path not in self._adapters:
-            digest = folder_digest(lora.lora_path)
-            self._adapters[lora.lora_path] = digest.encode() if digest else None
-        return self._adapters[lora.lora_path]
+    def _has_keys(self, tracked: _Tracked) -> bool:
+        """Whether it is known what its blocks' bytes depend on."""
+        if tracked.lora is None:
+            tracked.lora = self._adapters.digest_of(tracked.request.lora_request)
+        return tracked.lora is not None and not tracked.is_stale
 
     def _keys_of(self, tracked: _Tracked, count: int) -> list[bytes]:
         """The keys of the first `count` blocks: vLLM's hashes, which are chained from the prompt's beginning."""
-        hashes = tracked.request.block_hashes
+        hashes, more = tracked.request.block_hashes, self._epoch + (tracked.lora or b"")
         for i in range(len(tracked.keys), min(count, len(hashes))):
             own = bytes(hashes[i])
-            tracked.keys.append(hashlib.sha256(own + tracked.lora).digest() if tracked.lora else own)
+            tracked.keys.append(hashlib.sha256(own + more).digest() if more else own)
         return tracked.keys[:count]
 
     def _ask(self, tracked: _Tracked) -> None:
@@ -149,13 +161,15 @@ class Scheduler:
         tracked.first_asked_at = tracked.first_asked_at or now
         count = len(tracked.request.block_hashes)
         spaces = [store.space() for store in self._stores]
-        if not count or tracked.lora is None or any(space is None for space in spaces):
+        tracked.may_come = self._has_keys(tracked) and not any(space is None for space in spaces)
+        if not count or not tracked.may_come:
             return
         try:
             keys = self._keys_of(tracked, count)
             tracked.matches = [space.match(keys, self._settings.match_timeout) for space in spaces if space is not None]
             tracked.answered = False
-        except kvfuse.Error:
+        except Exception:  # a failure of ours is never the engine's
+            logger.debug("kvfuse: a match could not be started", exc_info=True)
             self._stores[0].say("match", "kvfuse: the store cannot be asked; prompts are computed")
 
     def _answer(self, tracked: _Tracked) -> bool:
@@ -168,7 +182,7 @@ class Scheduler:
         if not tracked.answered:
             return False
         params = tracked.request.kv_transfer_params or {}
-        awaited = params.get(PRODUCED)
+        awaited = params.get(PRODUCED) if tracked.may_come else None
         if isinstance(awaited, int) and (tracked.matched or 0) < min(awaited, len(tracked.request.block_hashes)):
             if now - tracked.first_asked_at < self._settings.handoff_wait:
                 if now - tracked.asked_at > _ASK_AGAIN_S:
@@ -181,9 +195,7 @@ class Scheduler:
         if all(match.done() for match in tracked.matches):
             results = [match.wait() for match in tracked.matches]
             for store, result in zip(self._stores, results):
-                store.seen(result.status)
-                if result.status is kvfuse.Status.ERR_NOT_FOUND:
-                    store.reopen()
+                store.seen(result)
             tracked.matched = min(result.matched for result in results) if all(r.status >= 0 for r in results) else None
         elif now - tracked.asked_at > 2 * self._settings.match_timeout:
             self._stores[0].timed_out()
@@ -204,10 +216,12 @@ class Scheduler:
         self._planned.append(Load(request.request_id, self._keys_of(tracked, end)[first:], block_ids[first:end]))
 
     def failed(self, block_ids: set[int]) -> None:
-        """Workers could not load these: their requests compute, and do not ask again."""
+        """Workers could not load these: their requests compute, save what they compute, and do not ask again."""
+        self._recovered |= block_ids
         for tracked in self._tracked.values():
             if not tracked.loading.isdisjoint(block_ids):
                 tracked.may_load = False
+                tracked.saved = None
 
     def loaded(self, request_ids: set[str]) -> None:
         """An asynchronous load has ended: its pages may soon be another's."""
@@ -217,8 +231,8 @@ class Scheduler:
                 tracked.loading = set()
 
     def plan(self, output: SchedulerOutput) -> StepPlan:
-        plan = StepPlan(loads=self._planned)
-        self._planned = []
+        plan = StepPlan(loads=self._planned, recovered=self._recovered)
+        self._planned, self._recovered = [], set()
         if self._saves_any and self._stores:
             for new in output.scheduled_new_reqs:
                 self._plan_save(plan, output, new.req_id, new.num_computed_tokens)
@@ -229,7 +243,7 @@ class Scheduler:
 
     def _plan_save(self, plan: StepPlan, output: SchedulerOutput, request_id: str, computed: int) -> None:
         tracked, tokens = self._tracked.get(request_id), self._block_tokens
-        if tracked is None or tracked.lora is None:
+        if tracked is None or not self._has_keys(tracked) or (tracked.request.kv_transfer_params or {}).get(SAVE) is False:
             return
         if tracked.saved is None:
             tracked.saved = self._first_to_save(tracked, computed)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from ..adapter import check_name, check_policy
+
+_RANK_BYTES = len(".tp1000of1000")  # that the name of a space grows by
 _CHOICES = {
     "transport": ("auto", "network", "shared"),
     "put_mode": ("raw", "fused"),
@@ -64,14 +67,33 @@ class Settings:
     handoff_wait: float = 1.0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            self._check_type(field.name, field.default, getattr(self, field.name))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"kv_connector_extra_config: {name} is {getattr(self, name)!r}; it may be {', '.join(choices)}")
         for name in ("layers_per_get", "save_bytes", "load_bytes", "connect_timeout", "match_timeout", "load_timeout", "save_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"kv_connector_extra_config: {name} is {getattr(self, name)!r}; it has to be more than 0")
+        for name in ("unit_cache_bytes", "decoded_bytes", "min_load_tokens", "pause", "handoff_wait"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"kv_connector_extra_config: {name} is {getattr(self, name)!r}; it cannot be negative")
+        try:
+            check_policy(self.policy)
+            if self.space is not None:
+                check_name(self.space + "_" * _RANK_BYTES)
+        except ValueError as error:
+            raise ValueError(f"kv_connector_extra_config: {error}") from None
         if self.order == "pages" and self.policy != "exact":
             raise ValueError(f"kv_connector_extra_config: order 'pages' has no rows, which policy {self.policy!r} needs")
+
+    @staticmethod
+    def _check_type(name: str, default: object, value: object) -> None:
+        """As what stands above: an int will do for a float, a bool for nothing else."""
+        wanted = str if default is None else type(default)
+        is_right = type(value) is wanted or (wanted is float and type(value) is int) or (default is None and value is None)
+        if not is_right:
+            raise ValueError(f"kv_connector_extra_config: {name} is {value!r}; it has to be of type {wanted.__name__}")
 
     @property
     def in_pages(self) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Store:
         self._client: kvfuse.Client | None = None
         self._space: kvfuse.Space | None = None
         self._paused_until = 0.0
+        self._reopen_from = 0.0
         self._closing = threading.Event()
         self._said: set[str] = set()
         self._thread = self._start()
@@ -53,21 +55,24 @@ class Store:
             logger.info("kvfuse: the store at %s is back", self._settings.address)
         return space
 
-    def seen(self, status: kvfuse.Status) -> None:
+    def seen(self, result: kvfuse.Result) -> None:
         """Told how each request ended: a store that is slow is left alone for a while, one that has lost the space gets it again."""
-        if status >= 0:
-            self._said.discard("slow")
-        elif status is kvfuse.Status.ERR_TIMEOUT:
+        if result.status is kvfuse.Status.ERR_TIMEOUT or kvfuse.Status.ERR_TIMEOUT in result.statuses:
             self.timed_out()
+        elif result.status is kvfuse.Status.ERR_NOT_FOUND:  # all of it: so it may be the space
+            self._reopen()
+        elif result.status >= 0:
+            self._said.discard("slow")
 
     def timed_out(self) -> None:
         self._paused_until = time.monotonic() + self._settings.pause
         self.say("slow", "kvfuse: the store at %s does not answer in time; prompts are computed", self._settings.address)
 
-    def reopen(self) -> None:
-        """The space is gone (somebody dropped it): opens it again, in the background."""
-        if self._space is not None and not self._thread.is_alive():
-            self._space = None
+    def _reopen(self) -> None:
+        """The space may be gone (somebody dropped it): opens it again, in the background, which harms nothing if it is there."""
+        now = time.monotonic()
+        if not self._thread.is_alive() and now >= self._reopen_from:
+            self._reopen_from = now + self._settings.pause
             self._thread = self._start()
 
     def say(self, what: str, text: str, *arguments: object) -> None:
@@ -102,7 +107,11 @@ class Store:
                 wait_s = _REFUSED_RETRY_S
                 self.say("refused", "kvfuse: the space %r is not ours, so prompts are computed: %s", self._name, error)
             except kvfuse.Error as error:
-                self.say("away", "kvfuse: no store at %s yet, so prompts are computed: %s", self._settings.address, error)
+                if isinstance(error, (ConnectionError, TimeoutError)):
+                    self.say("away", "kvfuse: no store at %s yet, so prompts are computed: %s", self._settings.address, error)
+                else:
+                    self.say("away", "kvfuse: the store at %s does not open the space %r, so prompts are computed: %s", self._settings.address,
+                             self._name, error)
             except Exception:
                 logger.exception("kvfuse: opening the store failed; prompts are computed")
                 return
@@ -117,6 +126,8 @@ class Store:
             if self._on_open is not None:
                 self._on_open(client)
             self._client = client
+        is_again = self._space is not None
         self._space = self._client.space(self._name, self._layout, self._settings.policy)
         self._said.clear()
-        logger.info("kvfuse: space %r of the store at %s is open (%s)", self._name, self._settings.address, self._settings.policy)
+        logger.log(logging.DEBUG if is_again else logging.INFO, "kvfuse: space %r of the store at %s is open (%s)", self._name,
+                   self._settings.address, self._settings.policy)

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import torch
 
 import kvfuse
 
+from ..adapter import check_name
 from .cache import PagedCache, Unsupported
 from .fingerprint import space_name
 from .loads import AsyncLoader, LayerLoader
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """Methods are called in the order of a step: begin_step, wait_for_layer, end_step, take_finished, take_failed. Engine's thread."""
+    """Methods are called in the order of a step: bind, begin_step (behind the model where nothing is loaded within the step),
+    wait_for_layer, end_step, take_finished, take_failed. Engine's thread."""
 
     def __init__(self, config: VllmConfig, caches: KVCacheConfig, settings: Settings) -> None:
         self._config = config
@@ -36,6 +39,8 @@ class Worker:
         self.space = WorkerSpace(unsupported="the KV caches are not there yet")
         self._refused: set[int] = set()  # pages that were to be loaded while there is no store
         self._finished: set[str] = set()
+        self._unrecovered: set[int] = set()  # pages that a step was computed on though they did not come, as far as vLLM does not know it
+        self._raised: BaseException | None = None
 
     def register(self, tensors: dict[str, torch.Tensor]) -> None:
         """Told of the paged cache, once, at start-up. Does not wait for the store."""
@@ -44,13 +49,14 @@ class Worker:
         s, rank, size = self._settings, get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
         try:
             cache = PagedCache(self._config, self._caches, tensors, rank, s.in_pages)
-        except Unsupported as error:
+            name = s.space or space_name(self._config, s.policy, cache.layout)
+            if size > 1:
+                name += f".tp{rank}of{size}"
+            check_name(name)
+        except Exception as error:  # a failure of ours is never the engine's
             self.space = WorkerSpace(unsupported=str(error))
-            logger.warning("kvfuse: not used: %s", error)
+            logger.warning("kvfuse: not used: %s", error, exc_info=not isinstance(error, Unsupported))
             return
-        name = s.space or space_name(self._config, s.policy, cache.layout)
-        if size > 1:
-            name += f".tp{rank}of{size}"
         self.space = WorkerSpace(name, cache.layout_fields)
         self._saver = Saver(s, cache)
         self._loader = AsyncLoader(s, cache) if s.load == "async" else LayerLoader(s, cache)
@@ -61,7 +67,12 @@ class Worker:
         logger.info("kvfuse: %d layers, pages %s, bytes in the store as %s, loads %s", len(cache.layers), cache.order.digest,
                     "pages" if s.in_pages else "rows", s.load)
 
+    def bind(self) -> None:
+        """A step is about to begin."""
+        self._raised = sys.exc_info()[1]
+
     def begin_step(self, plan: StepPlan) -> None:
+        self._unrecovered -= plan.recovered
         if self._store is None or self._loader is None:
             for load in plan.loads:
                 self._refused.update(load.block_ids)
@@ -81,9 +92,14 @@ class Worker:
             return
         if isinstance(self._loader, LayerLoader):
             self._loader.finish_all(self._store)
+            self._unrecovered |= self._loader.failed_block_ids
         self._saver.reap(self._store)
+        has_raised = sys.exc_info()[1] is not self._raised  # vLLM ends a step also when the model raised in the middle of it
         for save in plan.saves:
-            self._saver.save(self._store, save)
+            if has_raised or self._unrecovered:
+                self._saver.dropped += len(save.keys)
+            else:
+                self._saver.save(self._store, save)
 
     def take_finished(self) -> set[str]:
         """Requests whose asynchronous loads have ended, well or not."""
