@@ -37,6 +37,7 @@ def _computes_bf16() -> bool:
 
 IS_SLOW = not _computes_bf16()  # then tests take fewer and shorter prompts: 1,500 tokens take 8 seconds rather than 1
 DTYPE = "float32" if IS_SLOW else "bfloat16"
+LONG = 700 if IS_SLOW else 1500  # tokens of a long prompt where no time is taken
 
 
 class Daemon:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from rig import BLOCK, Daemon, Engine, assert_vllms_own, cached_of, documents, tokens_of
+from rig import BLOCK, IS_SLOW, LONG, Daemon, Engine, assert_vllms_own, cached_of, documents, tokens_of
+
+SHARED = 340 if IS_SLOW else 700  # tokens that two of the prompts begin with
+COUNT = 12 if IS_SLOW else 32  # tokens that follow
 
 
 def make_prompts() -> list[list[int]]:
     """Long, short, shorter than a block, whole blocks exactly, and one more; two with a common beginning."""
     docs = documents(1500)
-    return [docs[0][:1500], docs[0][:700] + docs[1][:100], docs[2][:100], docs[3][:20], docs[4][:512], docs[5][:513], docs[6][:1]]
+    return [docs[0][:LONG], docs[0][:SHARED] + docs[1][:100], docs[2][:100], docs[3][:20], docs[4][:512], docs[5][:513], docs[6][:1]]
 
 
 def found(prompts: list[list[int]]) -> list[int]:
@@ -19,21 +22,21 @@ def found(prompts: list[list[int]]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def expected(plain: Engine) -> list[list[int]]:
-    return tokens_of(plain.generate(make_prompts(), 32, one_by_one=True))
+    return tokens_of(plain.generate(make_prompts(), COUNT, one_by_one=True))
 
 
 def test_restarted_engine_gives_the_same_tokens(expected, figure):
     prompts = make_prompts()
     with Daemon() as daemon:
         with Engine({"address": daemon.address}, processes=True) as engine:
-            first = engine.generate(prompts, 32, one_by_one=True)
+            first = engine.generate(prompts, COUNT, one_by_one=True)
             assert tokens_of(first) == expected
-            daemon.wait_for_blocks(sum(len(p) // BLOCK for p in prompts) - 21)  # 21 of the second prompt are the first one's
+            daemon.wait_for_blocks(sum(len(p) // BLOCK for p in prompts) - SHARED // BLOCK)  # the second prompt's are the first one's
         with Engine({"address": daemon.address}, processes=True) as engine:
-            second = engine.generate(prompts, 32, one_by_one=True)
+            second = engine.generate(prompts, COUNT, one_by_one=True)
             assert tokens_of(second) == expected
             assert cached_of(second) == found(prompts)
-    figure("(a) prompts with equal tokens after a restart, of", f"{len(prompts)} of {len(prompts)}, 32 tokens each")
+    figure("(a) prompts with equal tokens after a restart, of", f"{len(prompts)} of {len(prompts)}, {COUNT} tokens each")
 
 
 @pytest.mark.parametrize("store", [{"order": "rows", "transport": "network"}, {"load": "layers"},
@@ -41,10 +44,10 @@ def test_restarted_engine_gives_the_same_tokens(expected, figure):
 def test_other_ways_give_the_same_tokens(expected, store):
     prompts = make_prompts()
     with Daemon() as daemon, Engine({"address": daemon.address, **store}) as engine:
-        assert tokens_of(engine.generate(prompts, 32, one_by_one=True)) == expected
-        daemon.wait_for_blocks(sum(len(p) // BLOCK for p in prompts) - 21)
+        assert tokens_of(engine.generate(prompts, COUNT, one_by_one=True)) == expected
+        daemon.wait_for_blocks(sum(len(p) // BLOCK for p in prompts) - SHARED // BLOCK)
         engine.reset()
-        second = engine.generate(prompts, 32, one_by_one=True)
+        second = engine.generate(prompts, COUNT, one_by_one=True)
         assert tokens_of(second) == expected
         assert cached_of(second) == found(prompts)
 
@@ -55,13 +58,13 @@ def test_without_prefix_caching_and_in_chunks():
     prompts = make_prompts()
     chunks = {"enable_chunked_prefill": True, "max_num_batched_tokens": 256}
     with Engine(**chunks) as engine:
-        first, again = (tokens_of(engine.generate(prompts, 32, one_by_one=True)) for _ in range(2))
+        first, again = (tokens_of(engine.generate(prompts, COUNT, one_by_one=True)) for _ in range(2))
     with Daemon() as daemon, Engine({"address": daemon.address}, enable_prefix_caching=False, **chunks) as engine:
-        assert tokens_of(engine.generate(prompts[:1], 32)) == first[:1]
-        engine.generate(prompts[1:], 32, one_by_one=True)
-        daemon.wait_for_blocks(sum(len(p) // BLOCK for p in prompts) - 21)
+        assert tokens_of(engine.generate(prompts[:1], COUNT)) == first[:1]
+        engine.generate(prompts[1:], COUNT, one_by_one=True)
+        daemon.wait_for_blocks(sum(len(p) // BLOCK for p in prompts) - SHARED // BLOCK)
         for _ in range(2):
-            outputs = engine.generate(prompts, 32, one_by_one=True)
+            outputs = engine.generate(prompts, COUNT, one_by_one=True)
             assert tokens_of(outputs) == again
             assert cached_of(outputs) == found(prompts)
 
@@ -70,9 +73,9 @@ def test_salt_abort_and_many_at_once(expected):
     prompts = make_prompts()
     with Daemon() as daemon, Engine({"address": daemon.address}) as engine:
         engine.generate(prompts, 1, salt="one", one_by_one=True)
-        daemon.wait_for_blocks(sum(len(p) // BLOCK for p in prompts) - 21)
+        daemon.wait_for_blocks(sum(len(p) // BLOCK for p in prompts) - SHARED // BLOCK)
         engine.reset()
-        own = [0, 672, *[0] * (len(prompts) - 2)]  # what the second prompt has of the first
+        own = [0, SHARED // BLOCK * BLOCK, *[0] * (len(prompts) - 2)]  # what the second prompt has of the first
         assert cached_of(engine.generate(prompts, 1, salt="two", one_by_one=True)) == own, "another salt's blocks were used"
         assert cached_of(engine.generate(prompts, 1, one_by_one=True)) == own, "a salt's blocks were used without it"
         engine.reset()
@@ -81,9 +84,9 @@ def test_salt_abort_and_many_at_once(expected):
             engine.reset()
             engine.abort(prompts, after=steps)
         engine.reset()
-        assert tokens_of(engine.generate(prompts, 32, one_by_one=True)) == expected
+        assert tokens_of(engine.generate(prompts, COUNT, one_by_one=True)) == expected
         engine.reset()
-        together = engine.generate(prompts, 32)
+        together = engine.generate(prompts, COUNT)
         assert cached_of(together) == found(prompts)
 
 
@@ -94,11 +97,11 @@ def test_weights_that_change_make_the_store_another(expected):
         engine.generate([prompt], 1)
         daemon.wait_for_blocks(len(prompt) // BLOCK)
         engine.reset(connector=True)
-        output = engine.generate([prompt], 32)[0]
+        output = engine.generate([prompt], COUNT)[0]
         assert output["cached"] == 0 and output["tokens"] == tokens
         daemon.wait_for_blocks(2 * (len(prompt) // BLOCK))
         engine.reset()
-        output = engine.generate([prompt], 32)[0]
+        output = engine.generate([prompt], COUNT)[0]
         assert output["cached"] == (len(prompt) - 1) // BLOCK * BLOCK and output["tokens"] == tokens
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import kvfuse
-from rig import BLOCK, Daemon, Engine, cached_of, documents, tokens_of
+from rig import BLOCK, LONG, Daemon, Engine, cached_of, documents, tokens_of
 
 
 def assert_finds_a_dropped_space_again(daemon: Daemon, prefill: Engine, decode: Engine, prompt: list[int]) -> None:
@@ -23,7 +23,7 @@ def assert_finds_a_dropped_space_again(daemon: Daemon, prefill: Engine, decode: 
 
 
 def test_prefill_engine_to_decode_engine(plain, figure):
-    prompts = [doc[:length] for doc, length in zip(documents(1500)[:8], (1500, 1000, 700, 513, 512, 300, 64, 20))]
+    prompts = [doc[:length] for doc, length in zip(documents(1500)[:8], (LONG, LONG * 2 // 3, 700, 513, 512, 300, 64, 20))]
     expected = tokens_of(plain.generate(prompts, 32, one_by_one=True))
     with Daemon() as daemon, Engine({"address": daemon.address, "space": "handoff"}, role="kv_producer") as prefill, \
             Engine({"address": daemon.address, "space": "handoff"}, role="kv_consumer") as decode:

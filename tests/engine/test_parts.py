@@ -152,28 +152,33 @@ def test_rotary_modules_are_told_apart(monkeypatch):
     assert digests[0] == digests[2] != digests[1]
 
 
-def test_adapters_are_read_in_the_background_and_again_when_loaded_again(tmp_path):
+def test_adapters_are_read_in_the_background_and_again_when_they_change(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    def digest(lora) -> bytes | None:
-        adapters.seen(lora)
+    def wait_for_other_than(*known: bytes | None) -> bytes | None:
         for _ in range(200):
-            if adapters.digest_of(lora) is not None:
+            adapters.seen(lora)
+            if adapters.digest_of(lora) not in known:
                 break
             time.sleep(0.01)
         return adapters.digest_of(lora)
 
+    monkeypatch.setattr("kvfuse.vllm.adapters._LOOK_AGAIN_S", 0.0)
     adapters = Adapters()
     file = tmp_path / "adapter_model.safetensors"
-    lora = SimpleNamespace(lora_path=str(tmp_path), load_inplace=False)
+    lora = SimpleNamespace(lora_path=str(tmp_path / "none"))
+    assert wait_for_other_than(None) is None
+    lora = SimpleNamespace(lora_path=str(tmp_path))
     assert adapters.digest_of(None) == b"" and adapters.digest_of(lora) is None
     file.write_bytes(b"one")
-    first = digest(lora)
+    first = wait_for_other_than(None)
     assert first
     file.write_bytes(b"two")
-    assert digest(lora) == first
-    assert digest(SimpleNamespace(lora_path=str(tmp_path), load_inplace=True)) not in (None, first)
-    assert digest(SimpleNamespace(lora_path=str(tmp_path / "none"), load_inplace=False)) is None
+    second = wait_for_other_than(None, first)
+    assert second not in (None, first)
+    monkeypatch.setattr("kvfuse.vllm.adapters.folder_digest", lambda path: 1 / 0)
+    file.write_bytes(b"three")
+    assert wait_for_other_than(second) is None
     adapters.close()
 
 

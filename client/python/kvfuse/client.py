@@ -418,17 +418,21 @@ class Client:
     def _watch(self, request: Request) -> asyncio.Future[None] | None:
         """A future of the running loop that ends with the request. None: it is completed already."""
         loop = asyncio.get_running_loop()
-        self._enter()
-        try:  # close() waits, so the descriptor is the client's until it is duplicated
-            self._watch_list.add(loop, self.fileno, self._on_readable)
-        finally:
-            self._leave()
+        self._watch_list.add(loop, self._duplicate, self._on_readable)
         future = loop.create_future()
         with self._lock:
             if request._result is not None:
                 return None
             request._futures.append(future)
         return future
+
+    def _duplicate(self) -> int:
+        """A descriptor that stays readable while completions wait, for the caller to close."""
+        self._enter()
+        try:
+            return os.dup(self.fileno())
+        finally:
+            self._leave()
 
     def _on_readable(self) -> None:
         if not self._is_closing:

@@ -278,15 +278,14 @@ class Connector:
             self._end_part(task)
 
     def _finish_match(self, task: _Task, indices: list[int], door: Door, result: Result) -> None:
-        """A match counts keys from the first on; those behind the first that is missing are asked for in two halves, and so on."""
+        """A match counts keys from the first on; those behind the first that is missing are asked for one by one, all at once."""
         left = indices[result.matched + 1 :] if result.status >= 0 else []
-        halves = [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
         with self._lock:
             for i in indices[: result.matched]:
                 task.found[i] = True
-            task.parts += len(halves)
-        for half in halves:
-            self._match(task, half, door)
+            task.parts += len(left)
+        for i in left:
+            self._match(task, [i], door)
         with self._lock:
             self._end_part(task)
 

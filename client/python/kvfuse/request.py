@@ -107,13 +107,13 @@ class Request:
         return f"<kvfuse.Request {self._number}: {'under way' if self._result is None else self._result.status.name}>"
 
     def _finish(self, status: int, matched: int) -> None:
-        """The completion is here. Under the client's lock; _let_go() follows, outside of it."""
-        self._result = self._read_result(status_of(status), matched)
+        """The completion is here. Under the client's lock; _let_go() follows, outside of it. Done again where a signal came in between."""
+        if self._result is None:
+            self._result = self._read_result(status_of(status), matched)
         if self._event is not None:
             self._event.set()
         running = asyncio._get_running_loop()
-        while self._futures:
-            future = self._futures.pop()
+        for future in self._futures:
             loop = future.get_loop()
             if loop is running:
                 _resolve(future)
@@ -122,13 +122,15 @@ class Request:
                 loop.call_soon_threadsafe(_resolve, future)
             except RuntimeError:
                 pass  # that loop is closed: nobody awaits it any more
+        self._futures = []
 
     def _read_result(self, status: Status, matched: int) -> Result:
         if self._c_statuses is None:
             return Result(status, [], matched)
         statuses = [STATUS_OF.get(number, Status.ERR_INTERNAL) for number in ffi.unpack(self._c_statuses, self._count)]
         if self._c_table is not None:
-            return Result(status, statuses, table=Table(self._c_table[0]) if self._c_table[0] else None)
+            c_table, self._c_table[0] = self._c_table[0], ffi.NULL
+            return Result(status, statuses, table=Table(c_table) if c_table else None)
         if self._c_bounds is None:
             return Result(status, statuses)
         bounds = ffi.unpack(self._c_bounds, 2 * self._count)

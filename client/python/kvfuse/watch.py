@@ -19,12 +19,12 @@ class Watch:
         self._lock = threading.Lock()
         self._descriptors: dict[asyncio.AbstractEventLoop, int] = {}
 
-    def add(self, loop: asyncio.AbstractEventLoop, fileno: Callable[[], int], on_readable: Callable[[], object]) -> None:
-        """Makes `loop` (the running one) call `on_readable` while completions wait, if it does not yet."""
+    def add(self, loop: asyncio.AbstractEventLoop, duplicate_of: Callable[[], int], on_readable: Callable[[], object]) -> None:
+        """Makes `loop` (the running one) call `on_readable` while completions wait, if it does not yet. duplicate_of() makes a descriptor."""
         if loop in self._descriptors:
             return
         self._forget_closed_loops()
-        duplicate = os.dup(fileno())
+        duplicate = duplicate_of()
         try:
             loop.add_reader(duplicate, on_readable)
         except BaseException:

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 
+def why_not_layers(config: VllmConfig) -> str:
+    """What keeps a step that was computed on a failed load from being known before others build on it, or save it. "": nothing."""
+    if config.parallel_config.tensor_parallel_size > 1:
+        return "tensor parallelism"
+    if config.scheduler_config.async_scheduling:
+        return "asynchronous scheduling (--no-async-scheduling)"
+    return "speculation" if config.speculative_config is not None else ""
+
+
 class KvfuseConnector(KVConnectorBase_V1, SupportsHMA):
     """Methods are vLLM's; base.py there says when each is called.
 
@@ -42,9 +51,10 @@ class KvfuseConnector(KVConnectorBase_V1, SupportsHMA):
         if transfer.kv_load_failure_policy != "recompute":
             transfer.kv_load_failure_policy = "recompute"
             logger.info("kvfuse: kv_load_failure_policy is taken as recompute")
-        if settings.load == "layers" and vllm_config.parallel_config.tensor_parallel_size > 1:
-            settings = dataclasses.replace(settings, load="async")  # a failed load of one rank would be in what all of them save
-            logger.warning("kvfuse: load is taken as async: under tensor parallelism there is no other")
+        why = why_not_layers(vllm_config)
+        if settings.load == "layers" and why:
+            settings = dataclasses.replace(settings, load="async")
+            logger.warning("kvfuse: load is taken as async: layers does not work with %s", why)
         self._loads_layers = settings.load == "layers"
         self._scheduler = Scheduler(vllm_config, settings) if role == KVConnectorRole.SCHEDULER else None
         self._worker = Worker(vllm_config, kv_cache_config, settings) if role == KVConnectorRole.WORKER else None

@@ -70,7 +70,7 @@ def rope_digest() -> str:
 
     described = []
     for rope in getattr(rotary_embedding, "_ROPE_DICT", {}).values():
-        plain = {name: value for name, value in vars(rope).items() 
+        plain = {name: value for name, value in vars(rope).items()
                  if isinstance(value, (bool, int, float, str)) and name[0] != "_" and name != "training"}
         described.append(f"{type(rope).__name__} {sorted(plain.items())}")
     return hashlib.sha256("\n".join(sorted(described)).encode()).hexdigest()[:16]

@@ -44,14 +44,14 @@ class _Getter:
         space, cache = store.space(), self._cache
         if space is not None:
             layer_bytes = get.num_layers * cache.page_bytes
-            if cache.can_scatter:
-                pieces: list[object] = [cache.pointers(b, get.first_layer, get.num_layers) for b in get.block_ids]
-            else:
-                get.staged = torch.empty(len(get.keys), layer_bytes // cache.dtype.itemsize, dtype=cache.dtype)
-                address = get.staged.data_ptr()
-                pieces = [kvfuse.Pointer(address + i * layer_bytes, layer_bytes) for i in range(len(get.keys))]
-            blocks = [kvfuse.Block(key, piece) for key, piece in zip(get.keys, pieces)]
             try:
+                if cache.can_scatter:
+                    pieces: list[object] = [cache.pointers(b, get.first_layer, get.num_layers) for b in get.block_ids]
+                else:
+                    get.staged = torch.empty(len(get.keys), layer_bytes // cache.dtype.itemsize, dtype=cache.dtype)
+                    address = get.staged.data_ptr()
+                    pieces = [kvfuse.Pointer(address + i * layer_bytes, layer_bytes) for i in range(len(get.keys))]
+                blocks = [kvfuse.Block(key, piece) for key, piece in zip(get.keys, pieces)]
                 get.request = space.get(blocks, self._settings.load_timeout, get.first_layer, get.num_layers)
                 return True
             except Exception:  # a failure of ours is never the engine's
@@ -66,7 +66,11 @@ class _Getter:
         store.seen(result)
         missing = [b for b, status in zip(get.block_ids, result.statuses) if status < 0 or result.status < 0]
         if get.staged is not None and len(missing) < len(get.block_ids):
-            self._cache.write(get.block_ids, get.staged, get.first_layer, get.num_layers)  # a failed block's bytes are computed over
+            try:
+                self._cache.write(get.block_ids, get.staged, get.first_layer, get.num_layers)  # a failed block's bytes are computed over
+            except Exception:
+                logger.exception("kvfuse: blocks that came could not be copied to their pages")
+                missing = get.block_ids
         get.staged = None
         self.fail(missing)
         self.loaded += len(get.block_ids) - len(missing)

@@ -37,11 +37,8 @@ class Save:
 
 @dataclasses.dataclass
 class StepPlan(KVConnectorMetadata):
-    """recovered: pages that workers could not load, and that vLLM computes now: what this step computes does not rest on them any more."""
-
     loads: list[Load] = dataclasses.field(default_factory=list)
     saves: list[Save] = dataclasses.field(default_factory=list)
-    recovered: set[int] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass

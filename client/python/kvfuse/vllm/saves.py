@@ -64,15 +64,15 @@ class Saver:
     def _put(self, space: kvfuse.Space, save: Save, at: int, first: int, count: int) -> None:
         staged = self._staged
         assert staged is not None and self._memory is not None
-        self._cache.read(save.block_ids[at:at + count], staged[first:first + count])
         block_bytes, tokens = self._cache.layout.block_bytes, self._cache.layout.block_tokens
-        blocks = []
-        for i in range(count):
-            n = at + i
-            piece = kvfuse.Pointer(self._memory.address + (first + i) * block_bytes, block_bytes)
-            blocks.append(kvfuse.Block(save.keys[n], piece, position=save.position + n * tokens, token_ids=save.token_ids[n],
-                                       previous=save.keys[n - 1] if n else save.previous))
         try:
+            self._cache.read(save.block_ids[at:at + count], staged[first:first + count])
+            blocks = []
+            for i in range(count):
+                n = at + i
+                piece = kvfuse.Pointer(self._memory.address + (first + i) * block_bytes, block_bytes)
+                blocks.append(kvfuse.Block(save.keys[n], piece, position=save.position + n * tokens, token_ids=save.token_ids[n],
+                                           previous=save.keys[n - 1] if n else save.previous))
             self._puts.append(_Put(space.put(blocks, timeout=self._settings.save_timeout), first, count))
         except Exception:  # a failure of ours is never the engine's
             logger.exception("kvfuse: a put could not be started")

@@ -55,6 +55,7 @@ class _Tracked:
     expected: int = 0
     loading: set[int] = dataclasses.field(default_factory=set)
     may_load: bool = True
+    may_save: bool = True
     may_come: bool = False
     is_stale: bool = False
     saved: int | None = None
@@ -76,7 +77,7 @@ class Scheduler:
         self._stores: list[Store] = []
         self._tracked: dict[str, _Tracked] = {}
         self._planned: list[Load] = []
-        self._recovered: set[int] = set()
+        self._void: set[int] = set()  # pages that a load within a step left undefined, and that nobody has computed since
         self._adapters = Adapters()
         self._epoch = b""  # of the weights, if they were changed in place
 
@@ -135,7 +136,8 @@ class Scheduler:
     def _track(self, request: Request) -> _Tracked:
         tracked = self._tracked.get(request.request_id)
         if tracked is None:
-            tracked = self._tracked[request.request_id] = _Tracked(request)
+            may_save = (request.kv_transfer_params or {}).get(SAVE) is not False
+            tracked = self._tracked[request.request_id] = _Tracked(request, may_save=may_save)
             self._adapters.seen(request.lora_request)
         return tracked
 
@@ -213,11 +215,13 @@ class Scheduler:
         first, end = tracked.at_local, tracked.at_local + external_tokens // self._block_tokens
         tracked.expected = end
         tracked.loading = set(block_ids[first:end])
+        self._void -= tracked.loading
         self._planned.append(Load(request.request_id, self._keys_of(tracked, end)[first:], block_ids[first:end]))
 
     def failed(self, block_ids: set[int]) -> None:
         """Workers could not load these: their requests compute, save what they compute, and do not ask again."""
-        self._recovered |= block_ids
+        if not self._is_async:  # vLLM has these in its prefix cache already
+            self._void |= block_ids
         for tracked in self._tracked.values():
             if not tracked.loading.isdisjoint(block_ids):
                 tracked.may_load = False
@@ -231,8 +235,10 @@ class Scheduler:
                 tracked.loading = set()
 
     def plan(self, output: SchedulerOutput) -> StepPlan:
-        plan = StepPlan(loads=self._planned, recovered=self._recovered)
-        self._planned, self._recovered = [], set()
+        plan = StepPlan(loads=self._planned)
+        self._planned = []
+        if self._void:
+            self._look_for_void(output)
         if self._saves_any and self._stores:
             for new in output.scheduled_new_reqs:
                 self._plan_save(plan, output, new.req_id, new.num_computed_tokens)
@@ -241,9 +247,28 @@ class Scheduler:
                 self._plan_save(plan, output, request_id, computed)
         return plan
 
+    def _look_for_void(self, output: SchedulerOutput) -> None:
+        """A request for which a void page counts as computed saves nothing any more; one that computes all of the page mends it."""
+        computed = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
+        computed.update(zip(output.scheduled_cached_reqs.req_ids, output.scheduled_cached_reqs.num_computed_tokens))
+        mended: set[int] = set()
+        for request_id, count in computed.items():
+            tracked, state = self._tracked.get(request_id), output.kv_connector_block_state
+            pages = state.get_block_ids(request_id) if state is not None else None
+            end = count + output.num_scheduled_tokens.get(request_id, 0)
+            for i, page in enumerate(pages[0] if pages is not None else ()):
+                page_end = (i + 1) * self._block_tokens
+                if page not in self._void or page_end > end:
+                    continue
+                if page_end > count:
+                    mended.add(page)
+                elif tracked is not None:
+                    tracked.may_save = False
+        self._void -= mended
+
     def _plan_save(self, plan: StepPlan, output: SchedulerOutput, request_id: str, computed: int) -> None:
         tracked, tokens = self._tracked.get(request_id), self._block_tokens
-        if tracked is None or not self._has_keys(tracked) or (tracked.request.kv_transfer_params or {}).get(SAVE) is False:
+        if tracked is None or not tracked.may_save or not self._has_keys(tracked):
             return
         if tracked.saved is None:
             tracked.saved = self._first_to_save(tracked, computed)
@@ -277,7 +302,7 @@ class Scheduler:
     def finished(self, request: Request) -> dict[str, int] | None:
         """A request has ended. A producer tells a consumer how many of its prompt's blocks to await."""
         tracked = self._tracked.pop(request.request_id, None)
-        if tracked is None or not self._is_only_producer:
+        if tracked is None or not self._is_only_producer or self._epoch:  # after reset() nobody else has these keys
             return None
         blocks = min(max(tracked.saved or 0, tracked.matched or 0), request.num_prompt_tokens // self._block_tokens)
         return {PRODUCED: blocks}

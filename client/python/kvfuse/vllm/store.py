@@ -105,6 +105,7 @@ class Store:
                 return
             except (kvfuse.LayoutMismatch, kvfuse.PolicyMismatch) as error:
                 wait_s = _REFUSED_RETRY_S
+                self._space = None
                 self.say("refused", "kvfuse: the space %r is not ours, so prompts are computed: %s", self._name, error)
             except kvfuse.Error as error:
                 if isinstance(error, (ConnectionError, TimeoutError)):
@@ -128,6 +129,8 @@ class Store:
             self._client = client
         is_again = self._space is not None
         self._space = self._client.space(self._name, self._layout, self._settings.policy)
-        self._said.clear()
+        self._said -= {"refused", "away"}
+        if not is_again:
+            self._said.clear()
         logger.log(logging.DEBUG if is_again else logging.INFO, "kvfuse: space %r of the store at %s is open (%s)", self._name,
                    self._settings.address, self._settings.policy)

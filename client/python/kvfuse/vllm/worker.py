@@ -39,7 +39,6 @@ class Worker:
         self.space = WorkerSpace(unsupported="the KV caches are not there yet")
         self._refused: set[int] = set()  # pages that were to be loaded while there is no store
         self._finished: set[str] = set()
-        self._unrecovered: set[int] = set()  # pages that a step was computed on though they did not come, as far as vLLM does not know it
         self._raised: BaseException | None = None
 
     def register(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -54,7 +53,7 @@ class Worker:
                 name += f".tp{rank}of{size}"
             check_name(name)
         except Exception as error:  # a failure of ours is never the engine's
-            self.space = WorkerSpace(unsupported=str(error))
+            self.space = WorkerSpace(unsupported=str(error) or repr(error))
             logger.warning("kvfuse: not used: %s", error, exc_info=not isinstance(error, Unsupported))
             return
         self.space = WorkerSpace(name, cache.layout_fields)
@@ -72,7 +71,6 @@ class Worker:
         self._raised = sys.exc_info()[1]
 
     def begin_step(self, plan: StepPlan) -> None:
-        self._unrecovered -= plan.recovered
         if self._store is None or self._loader is None:
             for load in plan.loads:
                 self._refused.update(load.block_ids)
@@ -90,13 +88,13 @@ class Worker:
     def end_step(self, plan: StepPlan) -> None:
         if self._store is None or self._saver is None:
             return
+        is_void = sys.exc_info()[1] is not self._raised  # vLLM ends a step also when the model raised in the middle of it
         if isinstance(self._loader, LayerLoader):
             self._loader.finish_all(self._store)
-            self._unrecovered |= self._loader.failed_block_ids
+            is_void = is_void or bool(self._loader.failed_block_ids)  # attention has read pages that did not come
         self._saver.reap(self._store)
-        has_raised = sys.exc_info()[1] is not self._raised  # vLLM ends a step also when the model raised in the middle of it
         for save in plan.saves:
-            if has_raised or self._unrecovered:
+            if is_void:
                 self._saver.dropped += len(save.keys)
             else:
                 self._saver.save(self._store, save)
