@@ -10,11 +10,13 @@ import pytest
 from rig import BLOCK, IS_SLOW, Daemon, Engine, assert_vllms_own, cached_of, documents, header, tokens_of
 
 TOKENS = 500 if IS_SLOW else 1000  # of a prompt
+PROMPTS = 4 if IS_SLOW else 6
+KILLED_AFTER_S = (0.6,) if IS_SLOW else (0.2, 0.6)
 
 
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
-    return [doc[:TOKENS] for doc in documents(1500)[:6]]
+    return [doc[:TOKENS] for doc in documents(1500)[:PROMPTS]]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def test_killed_and_stopped_daemon(plain, prompts, expected, figure):
     with Daemon() as daemon, Engine({"address": daemon.address}) as engine:
         warm(engine, daemon, prompts, expected)
         # killed in the middle: of a load, and of saves soon after the first prompt
-        delays, whole, away = (None, 0.2, 0.6), 0, []
+        delays, whole, away = (None, *KILLED_AFTER_S), 0, []
         for delay in delays:
             engine.reset()
             if delay is None:
@@ -135,7 +137,7 @@ def test_no_daemon_full_daemon_and_another_layout(plain, prompts, expected, figu
         assert tokens_of(engine.generate(prompts[:2], 16, one_by_one=True)) == expected[:2]
         assert engine.said("kvfuse: no store at") == 2  # the scheduler's side, and the worker's
         ready = engine.ready_seconds
-    # room for about 40 of 186 blocks
+    # room for about a fifth of the blocks
     with Daemon("--host-bytes", "32MiB", "--segment-bytes", "4MiB", "--staging-bytes", "8MiB") as daemon:
         with Engine({"address": daemon.address, "space": "taken"}) as engine:
             for _ in range(2):

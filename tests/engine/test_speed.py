@@ -9,7 +9,7 @@ import pytest
 from rig import BLOCK, IS_SLOW, Daemon, Engine, documents, quiet, tokenize
 
 TOKENS = 1500
-PROMPTS = 4 if IS_SLOW else 7
+PROMPTS = 3 if IS_SLOW else 7
 ROUNDS = 5 if IS_SLOW else 12
 TRIES = 3  # of what other programs on the machine may disturb
 OVERHEAD_MAX = 0.05
