@@ -249,11 +249,11 @@ class _Pages:
 
     def blocks(self, keys: list[str], host_indices: torch.Tensor, extra_info: HiCacheStorageExtraInfo | None) -> list[Block]:
         """Of pages where they lie."""
-        raise NotImplementedError
+        raise NotImplementedError("pages where they lie: they need \"interface_v1\": 1")
 
     def blocks_of(self, keys: Sequence[str], tensors: Sequence[torch.Tensor]) -> list[Block]:
         """Of pages as flat tensors."""
-        raise NotImplementedError
+        raise NotImplementedError("pages as flat tensors: not with \"interface_v1\": 1")
 
 
 class _Flat(_Pages):

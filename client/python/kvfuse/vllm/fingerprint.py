@@ -28,15 +28,15 @@ def folder_digest(path: str) -> str | None:
     path: a folder, or one file. None: there is no such thing. OSError: it cannot be read.
     """
     if os.path.isfile(path):
-        folder, names = os.path.split(path)
-        files = [names]
+        folder, name = os.path.split(path)
+        names = [name]
     elif os.path.isdir(path):
         folder = path
-        files = [n for n in sorted(os.listdir(path)) if n.endswith(_SUFFIXES) and os.path.isfile(os.path.join(path, n))]
+        names = [n for n in sorted(os.listdir(path)) if n.endswith(_SUFFIXES) and os.path.isfile(os.path.join(path, n))]
     else:
         return None
     digest = hashlib.sha256()
-    for name in files:
+    for name in names:
         with open(os.path.join(folder, name), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             digest.update(f"{name} {size}\n".encode())

@@ -220,7 +220,7 @@ class Scheduler:
 
     def failed(self, block_ids: set[int]) -> None:
         """Workers could not load these: their requests compute, save what they compute, and do not ask again."""
-        if not self._is_async:  # vLLM has these in its prefix cache already
+        if self._saves_any and not self._is_async:  # vLLM has these in its prefix cache already
             self._void |= block_ids
         for tracked in self._tracked.values():
             if not tracked.loading.isdisjoint(block_ids):
@@ -237,34 +237,39 @@ class Scheduler:
     def plan(self, output: SchedulerOutput) -> StepPlan:
         plan = StepPlan(loads=self._planned)
         self._planned = []
-        if self._void:
-            self._look_for_void(output)
         if self._saves_any and self._stores:
-            for new in output.scheduled_new_reqs:
-                self._plan_save(plan, output, new.req_id, new.num_computed_tokens)
             cached = output.scheduled_cached_reqs
-            for request_id, computed in zip(cached.req_ids, cached.num_computed_tokens):
+            scheduled = [(new.req_id, new.num_computed_tokens) for new in output.scheduled_new_reqs]
+            scheduled += zip(cached.req_ids, cached.num_computed_tokens)
+            if self._void:
+                self._look_for_void(output, scheduled)
+            for request_id, computed in scheduled:
                 self._plan_save(plan, output, request_id, computed)
         return plan
 
-    def _look_for_void(self, output: SchedulerOutput) -> None:
-        """A request for which a void page counts as computed saves nothing any more; one that computes all of the page mends it."""
-        computed = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
-        computed.update(zip(output.scheduled_cached_reqs.req_ids, output.scheduled_cached_reqs.num_computed_tokens))
+    def _look_for_void(self, output: SchedulerOutput, scheduled: list[tuple[str, int]]) -> None:
+        """A request for which a void page counts as computed saves nothing any more; one that computes all of the page mends it.
+        scheduled: requests, and how many of their tokens count as computed."""
         mended: set[int] = set()
-        for request_id, count in computed.items():
-            tracked, state = self._tracked.get(request_id), output.kv_connector_block_state
-            pages = state.get_block_ids(request_id) if state is not None else None
-            end = count + output.num_scheduled_tokens.get(request_id, 0)
-            for i, page in enumerate(pages[0] if pages is not None else ()):
+        for request_id, computed in scheduled:
+            tracked = self._tracked.get(request_id)
+            end = computed + output.num_scheduled_tokens.get(request_id, 0)
+            for i, page in enumerate(self._pages_of(output, request_id)):
                 page_end = (i + 1) * self._block_tokens
                 if page not in self._void or page_end > end:
                     continue
-                if page_end > count:
+                if page_end > computed:
                     mended.add(page)
                 elif tracked is not None:
                     tracked.may_save = False
         self._void -= mended
+
+    @staticmethod
+    def _pages_of(output: SchedulerOutput, request_id: str) -> list[int]:
+        """Empty: not known."""
+        state = output.kv_connector_block_state
+        pages = state.get_block_ids(request_id) if state is not None else None
+        return pages[0] if pages is not None else []
 
     def _plan_save(self, plan: StepPlan, output: SchedulerOutput, request_id: str, computed: int) -> None:
         tracked, tokens = self._tracked.get(request_id), self._block_tokens
@@ -279,14 +284,13 @@ class Scheduler:
         end = min(end, len(request.block_hashes))
         if end <= tracked.saved or any(store.space() is None for store in self._stores):
             return
-        state = output.kv_connector_block_state
-        pages = state.get_block_ids(request_id) if state is not None else None
-        if pages is None:
+        pages = self._pages_of(output, request_id)
+        if not pages:
             return
         first, tracked.saved = tracked.saved, end
         keys = self._keys_of(tracked, end)
         ids = np.array(request.all_token_ids[first * tokens:end * tokens], dtype=np.int64).astype(np.uint32).reshape(-1, tokens)
-        plan.saves.append(Save(keys[first:], pages[0][first:end], keys[first - 1] if first else None, first * tokens, ids))
+        plan.saves.append(Save(keys[first:], pages[first:end], keys[first - 1] if first else None, first * tokens, ids))
 
     def _first_to_save(self, tracked: _Tracked, computed: int) -> int:
         """The first block that the store is not known to have: not what came from it; what vLLM's own cache had, if the store lacks it."""

@@ -113,7 +113,7 @@ class Worker:
 
     def close(self) -> None:
         if self._loader is not None and self._saver is not None:
-            logger.info("kvfuse: blocks loaded %d, not loaded %d; saved %d, failed %d, not tried for want of staging %d",
+            logger.info("kvfuse: blocks loaded %d, not loaded %d; saved %d, failed %d, dropped %d",
                         self._loader.loaded, self._loader.failed, self._saver.saved, self._saver.failed, self._saver.dropped)
             self._saver.close()
         if self._store is not None:
