@@ -42,7 +42,8 @@ void kvf__completion_post(kvf__request_t *request, kvf_status_t status) {
 static void free_request(kvf__request_t *request) {
     kvf__table_destroy(request->table);
     free(request->own_statuses);
-    free(request->again);
+    free(request->again.list);
+    free(request->held.list);
     free(request);
 }
 

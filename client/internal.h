@@ -73,8 +73,8 @@ kvf__part_t *kvf__part_create(kvf_client_t *client, kvf_frame_type_t type, kvf__
 void kvf__part_discard(kvf__part_t *part);
 /* An answer came for `head->request`. */
 void kvf__part_answered(kvf_client_t *client, const kvf_frame_head_t *head, const uint8_t *data);
-/* What it asked for is known: sets the statuses of its blocks that are not known yet, and ends it (its request too, if
- * it was the last part) as soon as UCX has let go. */
+/* What it asked for is known: sets the statuses of its blocks that are not known yet (KVF_IN_PROGRESS: leaves them, they are sent again),
+ * and ends it (its request too, if it was the last part) as soon as UCX has let go. */
 void kvf__part_end(kvf__part_t *part, kvf_status_t status);
 /* kvf_sent_fn of sends that read the caller's memory; `arg` is the part. */
 void kvf__part_on_sent(void *arg, kvf_status_t status);
@@ -112,6 +112,14 @@ bool kvf__requests_lose(kvf_client_t *client, kvf_status_t why);
 void kvf__requests_drained(kvf_client_t *client, kvf_status_t why);
 void kvf__requests_cancel(kvf_client_t *client);
 
+/* ---- held.c ---- */
+/* What the daemon says of a block. True: it is sent again later, and its status stays unknown till then. */
+bool kvf__held_takes(kvf__request_t *request, size_t block, kvf_status_t status);
+/* Has blocks sent whose pause is over. When to look again; UINT64_MAX: nothing is held. */
+uint64_t kvf__held_retry(kvf__request_t *request, uint64_t now_ns);
+/* The request ends with `status`. What is held when the time is up is KVF_ERR_BUSY. */
+void kvf__held_end(kvf__request_t *request, kvf_status_t status);
+
 /* ---- completion.c ---- */
 /* Hands `request` over to kvf_poll. */
 void kvf__completion_post(kvf__request_t *request, kvf_status_t status);
@@ -143,6 +151,10 @@ ProtobufCBinaryData *kvf__keys_pack(kvf__request_t *request, size_t first, size_
 kvf__sent_t kvf__part_launched(kvf__part_t *part, kvf_status_t status);
 /* Sends the block once more, raw. Its status is not known; out of memory it is that. */
 void kvf__request_again(kvf__request_t *request, size_t block);
+/* False: out of memory. */
+bool kvf__ranges_add(kvf__ranges_t *ranges, size_t block);
+/* Gives all their blocks this status. */
+void kvf__ranges_fail(const kvf__ranges_t *ranges, kvf_status_t *statuses, kvf_status_t status);
 /* Sets the status of one block that will not be sent. */
 kvf__sent_t kvf__request_skip(kvf__request_t *request, kvf_status_t status);
 

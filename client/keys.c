@@ -55,9 +55,11 @@ void kvf__keys_answered(kvf__part_t *part, const Kvf__KeysReply *reply) {
         return;
     }
     kvf__request_t *request = part->request;
-    for (size_t i = 0; i < part->count && !request->is_ending; i++)
-        request->statuses[part->first + i] = (kvf_status_t)reply->statuses[i];
-    kvf__part_end(part, KVF_ERR_INTERNAL); /* every status is known */
+    for (size_t i = 0; i < part->count && !request->is_ending; i++) {
+        kvf_status_t status = (kvf_status_t)reply->statuses[i];
+        if (!kvf__held_takes(request, part->first + i, status)) request->statuses[part->first + i] = status;
+    }
+    kvf__part_end(part, KVF_IN_PROGRESS);
 }
 
 void kvf__match_answered(kvf__part_t *part, const Kvf__MatchReply *reply) {

@@ -89,12 +89,14 @@ void kvf__part_discard(kvf__part_t *part) { destroy(part); }
 
 static void set_statuses(const kvf__part_t *part, kvf_status_t status) {
     kvf__request_t *request = part->request;
+    if (status == KVF_IN_PROGRESS) return;
     if (part->coding) {
         kvf__coding_end(part->coding, status);
         return;
     }
     for (size_t i = part->first; request->statuses && i < part->first + part->count; i++)
-        if (request->statuses[i] == KVF_IN_PROGRESS) request->statuses[i] = status;
+        if (request->statuses[i] == KVF_IN_PROGRESS && !kvf__held_takes(request, i, status))
+            request->statuses[i] = status;
     if (!request->statuses && status) { /* a match ends here */
         request->end_status = status;
         request->next = request->count;

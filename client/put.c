@@ -238,21 +238,21 @@ static kvf__sent_t send_raw(kvf__request_t *request, size_t most) {
     }
 }
 
-/* Blocks that could not go coded. */
+/* Blocks that could not go coded, or were held back. */
 static kvf__sent_t send_again(kvf__request_t *request) {
-    kvf__range_t *range = &request->again[request->num_again - 1];
+    kvf__range_t *range = &request->again.list[request->again.count - 1];
     size_t next = request->next;
     request->next = range->first;
     kvf__sent_t sent = send_raw(request, range->count);
     range->count -= request->next - range->first;
     range->first = request->next;
-    if (!range->count) request->num_again--;
+    if (!range->count) request->again.count--;
     request->next = next;
     return sent;
 }
 
 kvf__sent_t kvf__put_send(kvf__request_t *request) {
-    if (request->num_again) return send_again(request);
+    if (request->again.count) return send_again(request);
     if (kvf__fused_put_applies(request)) return kvf__fused_put_send(request);
     return send_raw(request, request->count - request->next);
 }

@@ -30,10 +30,8 @@ bool kvf__queue_take_turn(kvf_client_t *client, uint64_t bytes) {
 static kvf__sent_t send_next(kvf__request_t *request) {
     if (request->space->status) { /* the daemon would not open it again */
         while (request->next < request->count) kvf__request_skip(request, request->space->status);
-        for (; request->num_again; request->num_again--) {
-            const kvf__range_t *range = &request->again[request->num_again - 1];
-            for (size_t i = 0; i < range->count; i++) request->statuses[range->first + i] = request->space->status;
-        }
+        kvf__ranges_fail(&request->again, request->statuses, request->space->status);
+        request->again.count = 0;
         return KVF__SENT;
     }
     switch (request->op) {
@@ -50,7 +48,7 @@ static bool serve(kvf_client_t *client, unsigned op) {
     if (!request) return false;
     if (send_next(request) != KVF__SENT) return false;
     bool is_match = request->op == KVF__OP_MATCH; /* its next part waits for the answer */
-    if ((request->next == request->count && !request->num_again) || (is_match && request->parts)) {
+    if ((request->next == request->count && !request->again.count) || (is_match && request->parts)) {
         DL_DELETE2(client->queues[op], request, queue_prev, queue_next);
         request->is_queued = false;
     }

@@ -19,23 +19,33 @@ static void fill(kvf__request_t *request, kvf_status_t status) {
         if (request->statuses[i] == KVF_IN_PROGRESS) request->statuses[i] = status;
 }
 
-void kvf__request_again(kvf__request_t *request, size_t block) {
-    kvf__range_t *last = request->num_again ? &request->again[request->num_again - 1] : NULL;
+bool kvf__ranges_add(kvf__ranges_t *ranges, size_t block) {
+    kvf__range_t *last = ranges->count ? &ranges->list[ranges->count - 1] : NULL;
     if (last && last->first + last->count == block) {
         last->count++;
+        return true;
+    }
+    if (ranges->count == ranges->room) {
+        size_t room = 2 * ranges->room + 4;
+        kvf__range_t *list = realloc(ranges->list, room * sizeof(*list));
+        if (!list) return false;
+        ranges->list = list;
+        ranges->room = room;
+    }
+    ranges->list[ranges->count++] = (kvf__range_t){.first = block, .count = 1};
+    return true;
+}
+
+void kvf__ranges_fail(const kvf__ranges_t *ranges, kvf_status_t *statuses, kvf_status_t status) {
+    for (size_t r = 0; r < ranges->count; r++)
+        for (size_t i = 0; i < ranges->list[r].count; i++) statuses[ranges->list[r].first + i] = status;
+}
+
+void kvf__request_again(kvf__request_t *request, size_t block) {
+    if (!kvf__ranges_add(&request->again, block)) {
+        request->statuses[block] = KVF_ERR_NO_MEMORY;
         return;
     }
-    if (request->num_again == request->room_again) {
-        size_t room = 2 * request->room_again + 4;
-        kvf__range_t *again = realloc(request->again, room * sizeof(*again));
-        if (!again) {
-            request->statuses[block] = KVF_ERR_NO_MEMORY;
-            return;
-        }
-        request->again = again;
-        request->room_again = room;
-    }
-    request->again[request->num_again++] = (kvf__range_t){.first = block, .count = 1};
     if (!request->is_queued) kvf__queue_add(request, true);
 }
 
@@ -55,7 +65,7 @@ void kvf__request_settle(kvf__request_t *request) {
     if (request->parts) return;
     if (request->is_ending)
         fill(request, request->end_status);
-    else if (request->next < request->count || request->num_again)
+    else if (request->next < request->count || request->again.count || request->held.count)
         return;
     complete(request);
 }
@@ -78,6 +88,7 @@ void kvf__request_end(kvf__request_t *request, kvf_status_t status) {
     unqueue(request);
     if (!request->is_ending) request->end_status = status;
     request->is_ending = true;
+    kvf__held_end(request, status);
     if (abandon_parts(request))
         kvf__connection_fail(client, KVF_ERR_DISCONNECTED, "a put is out of time, and its bytes have not left");
     kvf__request_settle(request);
@@ -96,10 +107,13 @@ uint64_t kvf__requests_expire(kvf_client_t *client, uint64_t now_ns) {
     uint64_t earliest = UINT64_MAX;
     kvf__request_t *request, *next;
     DL_FOREACH_SAFE2(client->live, request, next, live_next) {
-        if (request->deadline_ns <= now_ns)
+        if (request->deadline_ns <= now_ns) {
             kvf__request_end(request, KVF_ERR_TIMEOUT);
-        else if (request->deadline_ns < earliest)
-            earliest = request->deadline_ns;
+            continue;
+        }
+        uint64_t held_ns = kvf__held_retry(request, now_ns);
+        uint64_t first_ns = held_ns < request->deadline_ns ? held_ns : request->deadline_ns;
+        if (first_ns < earliest) earliest = first_ns;
     }
     if (client->state == KVF__STATE_DRAINING && !any_draining(client)) kvf__connection_drained(client);
     return earliest;

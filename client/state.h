@@ -85,6 +85,11 @@ typedef struct kvf__range {
     size_t first, count;
 } kvf__range_t;
 
+typedef struct kvf__ranges {
+    kvf__range_t *list; /* [count] */
+    size_t count, room;
+} kvf__ranges_t;
+
 /* One allocation holds the request, its blocks, pieces, token ids and keys. */
 struct kvf__request {
     kvf_client_t *client;
@@ -107,9 +112,13 @@ struct kvf__request {
 
     size_t next;         /* first block that was not sent */
     kvf__part_t *parts;  /* that were sent and have not ended */
-    kvf__range_t *again; /* [num_again] of a put: before `next`, to be sent raw since they could not go coded */
-    size_t num_again, room_again;
+    kvf__ranges_t again; /* of a put: before `next`, to be sent raw: they could not go coded, or were held back */
+    kvf__ranges_t
+        held; /* of a put with `awaits_room`: that the daemon has no room for, to be sent again at held_until_ns */
+    uint64_t held_until_ns;
+    uint32_t held_ms; /* the last pause; 0: none yet */
     size_t matched;
+    bool awaits_room;
     bool is_queued;
     bool is_ending;   /* its fate is `end_status`, but UCX still reads the caller's memory */
     bool is_draining; /* its connection is lost, but the daemon may still read the caller's memory */

@@ -138,6 +138,7 @@ static kvf__request_t *create(kvf_space_t *space, const wish_t *wish, const kvf_
                                 .first_layer = wish->first_layer,
                                 .num_layers = wish->num_layers,
                                 .slice_bytes = wish->slice_bytes,
+                                .awaits_room = wish->op == KVF__OP_PUT && options && options->await_room,
                                 .has_token_ids = wish->num_token_ids > 0,
                                 .has_previous = wish->has_previous,
                                 .hint_bytes =

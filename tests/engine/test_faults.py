@@ -11,6 +11,7 @@ from rig import BLOCK, IS_SLOW, Daemon, Engine, assert_vllms_own, cached_of, doc
 
 TOKENS = 500 if IS_SLOW else 1000  # of a prompt
 PROMPTS = 4 if IS_SLOW else 6
+TRIES = 3  # of what a busy machine may make a miss by time
 KILLED_AFTER_S = (0.6,) if IS_SLOW else (0.2, 0.6)
 
 
@@ -30,13 +31,16 @@ def warm(engine: Engine, daemon: Daemon, prompts: list[list[int]], expected: lis
     engine.reset()
     assert tokens_of(engine.generate(prompts, 16, one_by_one=True)) == expected
     assert daemon.wait_for_blocks(before + len(prompts) * (TOKENS // BLOCK)) >= before + len(prompts) * (TOKENS // BLOCK)
-    engine.reset()
-    again = engine.generate(prompts, 16, one_by_one=True)
+    for _ in range(TRIES):
+        engine.reset()
+        again = engine.generate(prompts, 16, one_by_one=True)
+        if min(cached_of(again)) == TOKENS // BLOCK * BLOCK:
+            break
     assert tokens_of(again) == expected and min(cached_of(again)) == TOKENS // BLOCK * BLOCK
 
 
 def test_killed_and_stopped_daemon(plain, prompts, expected, figure):
-    with Daemon() as daemon, Engine({"address": daemon.address}) as engine:
+    with Daemon() as daemon, Engine({"address": daemon.address}, patient=False) as engine:
         warm(engine, daemon, prompts, expected)
         # killed in the middle: of a load, and of saves soon after the first prompt
         delays, whole, away = (None, *KILLED_AFTER_S), 0, []
@@ -89,7 +93,7 @@ def test_killed_and_stopped_daemon(plain, prompts, expected, figure):
 
 def test_load_in_layers_from_a_stopped_daemon(plain, prompts, expected):
     """The step that loads fails, and is computed."""
-    with Daemon() as daemon, Engine({"address": daemon.address, "load": "layers", "load_timeout": 1.0}) as engine:
+    with Daemon() as daemon, Engine({"address": daemon.address, "load": "layers", "load_timeout": 1.0}, patient=False) as engine:
         warm(engine, daemon, prompts, expected)
         engine.reset()
         timer = threading.Timer(0.05, daemon.pause)
@@ -133,7 +137,7 @@ def test_step_that_raises_saves_nothing(prompts):
 
 
 def test_no_daemon_full_daemon_and_another_layout(plain, prompts, expected, figure):
-    with Engine({"address": "127.0.0.1:9"}) as engine:
+    with Engine({"address": "127.0.0.1:9"}, patient=False) as engine:
         assert tokens_of(engine.generate(prompts[:2], 16, one_by_one=True)) == expected[:2]
         assert engine.said("kvfuse: no store at") == 2  # the scheduler's side, and the worker's
         ready = engine.ready_seconds

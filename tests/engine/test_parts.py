@@ -8,6 +8,7 @@ import os
 import struct
 import time
 
+import kvfuse
 import pytest
 import torch
 from kvfuse.vllm.adapters import Adapters
@@ -16,6 +17,8 @@ from kvfuse.vllm.pages import PageOrder, cpu_order, plain_order
 from kvfuse.vllm.rope import _frequencies
 from kvfuse.vllm.settings import read
 from kvfuse.vllm.staging import Slots
+from kvfuse.vllm.store import Store
+from rig import Daemon
 
 
 @pytest.mark.parametrize("order", [
@@ -113,6 +116,26 @@ def test_slots_are_handed_out_once_and_merge():
     assert slots.take(3) == (0, 3)
     slots.give(4, 4)
     assert slots.take(7) == (3, 7)
+
+
+def test_saves_go_on_where_nothing_is_asked():
+    """After a time-out the store is left alone, but for puts: nobody waits for them, and what is not put is computed again."""
+    layout = kvfuse.Layout(layers=2, kv_heads=2, head_dim=32, block_tokens=16)
+    with Daemon() as daemon:
+        store = Store(read({"address": daemon.address, "pause": 0.5}), "paused", layout)
+        deadline = time.monotonic() + 10
+        while store.space() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        store.timed_out()
+        assert store.space() is None and store.space(is_for_puts=True) is not None
+        time.sleep(0.6)
+        assert store.space() is not None
+        daemon.kill()
+        while store.space(is_for_puts=True) is not None:
+            assert time.monotonic() < deadline + 10
+            time.sleep(0.01)
+        store.close()
 
 
 def test_folder_digest_sees_the_middle_of_large_files(tmp_path):

@@ -113,6 +113,70 @@ ParameterizedTest(way_t *way, client_requests, limits_of_the_daemon_are_kept) {
     fake_stop(fake);
 }
 
+/* ---- puts that are held back ---- */
+
+static atomic_uint num_held_back; /* puts that get KVF_ERR_BUSY before one is served */
+
+/* By turns as a whole, and block by block. */
+static bool hold_back(fake_daemon_t *fake, const kvf_frame_head_t *head, const uint8_t *data) {
+    (void)data;
+    if (head->type != KVF_FRAME_PUT || !atomic_load(&num_held_back)) return false;
+    int32_t statuses[3] = {KVF_ERR_BUSY, KVF_ERR_BUSY, KVF_ERR_BUSY};
+    Kvf__Error error = KVF__ERROR__INIT;
+    error.status = KVF_ERR_BUSY;
+    error.text = (char *)(uintptr_t) "busy";
+    Kvf__KeysReply reply = KVF__KEYS_REPLY__INIT;
+    reply.status = KVF_PARTIAL;
+    reply.n_statuses = 3;
+    reply.statuses = statuses;
+    if (atomic_fetch_sub(&num_held_back, 1) % 2)
+        fake_send(fake, KVF_FRAME_ERROR, head->request, &error.base, NULL, 0);
+    else
+        fake_send(fake, KVF_FRAME_PUT_REPLY, head->request, &reply.base, NULL, 0);
+    return true;
+}
+
+static kvf_status_t put_and_await_room(rig_t *rig, size_t count, uint32_t timeout_ms) {
+    kvf_request_options_t options = {.timeout_ms = timeout_ms, .await_room = true};
+    kvf_request_t request;
+    cr_assert_eq(kvf_put(rig->space, rig->blocks, count, &options, rig->statuses, &request), KVF_OK);
+    return kvf_wait_request(rig->client, request, NULL);
+}
+
+ParameterizedTestParameters(client_requests, puts_that_are_held_back_are_made_again_if_asked) {
+    return cr_make_param_array(way_t, ways, sizeof(ways) / sizeof(ways[0]));
+}
+ParameterizedTest(way_t *way, client_requests, puts_that_are_held_back_are_made_again_if_asked) {
+    enum { FRAMES = 4, BLOCKS = 3 * FRAMES };
+    rig_t rig;
+    fake_options_t options = {.max_batch = 3, .on_frame = hold_back};
+    fake_daemon_t *fake = start(way, &rig, NULL, &options);
+    atomic_store(&num_held_back, FRAMES);
+    cr_assert_eq(rig_put(&rig, BLOCKS, 0), KVF_ERR_BUSY, "nobody asked for it");
+    cr_assert_eq(fake_count(fake, KVF_FRAME_PUT), FRAMES);
+    atomic_store(&num_held_back, 2 * FRAMES + 3);
+    cr_assert_eq(put_and_await_room(&rig, BLOCKS, 0), KVF_OK);
+    cr_assert_geq(fake_count(fake, KVF_FRAME_PUT), FRAMES + 2 * FRAMES + 3 + FRAMES);
+    cr_assert_eq(rig_get(&rig, BLOCKS, 0), KVF_OK);
+    for (size_t i = 0; i < BLOCKS; i++) cr_assert(rig_is_filled(&rig, i), "block %zu", i);
+    rig_close(&rig);
+    fake_stop(fake);
+}
+
+Test(client_requests, puts_that_are_held_back_for_ever_are_busy_when_the_time_is_up) {
+    rig_t rig;
+    fake_options_t options = {.max_batch = 3, .on_frame = hold_back};
+    fake_daemon_t *fake = start(&ways[0], &rig, NULL, &options);
+    atomic_store(&num_held_back, 1 << 20);
+    cr_assert_eq(put_and_await_room(&rig, 6, 400), KVF_ERR_BUSY);
+    unsigned tries = fake_count(fake, KVF_FRAME_PUT) / 2;
+    cr_assert(tries >= 3 && tries <= 8, "%u tries: pauses double from 10 ms on", tries);
+    kvf_request_options_t endless = {.timeout_ms = 60000, .await_room = true};
+    cr_assert_eq(kvf_put(rig.space, rig.blocks, 6, &endless, rig.statuses, NULL), KVF_OK);
+    rig_close(&rig); /* with one that is held back */
+    fake_stop(fake);
+}
+
 ParameterizedTestParameters(client_requests, pieces_may_be_cut_anywhere_and_layers_be_got_alone) {
     return cr_make_param_array(way_t, ways, sizeof(ways) / sizeof(ways[0]));
 }

@@ -114,7 +114,7 @@ class Connector:
 
     def submit_batch_set(self, keys: list[str], objects: list[Any]) -> int:
         """Stores objects' bytes, which must not change until the completion. Not ok if any of them is not kept."""
-        return self._transfer("set", keys, objects, lambda space, blocks: space.put(blocks))
+        return self._transfer("set", keys, objects, lambda space, blocks: space.put(blocks, await_room=True))
 
     def submit_batch_get(self, keys: list[str], objects: list[Any]) -> int:
         """Reads into the objects. Where it did not come the memory is undefined."""

@@ -36,16 +36,19 @@ class Space:
     def __repr__(self) -> str:
         return f"<kvfuse.Space {self.name!r} {self.policy}>"
 
-    def put(self, blocks: Iterable[Block], timeout: float | None = None) -> Request:
+    def put(self, blocks: Iterable[Block], timeout: float | None = None, await_room: bool = False) -> Request:
         """Stores blocks. Status of each: OK (its bytes have landed and are readable), EXISTS, or why not.
 
         The bytes are read where they lie and must not change until the completion.
+        await_room: what a budget of the daemon holds back (ERR_BUSY, such as while its encoders are behind) is sent again until the time
+        is up. Without it that is told at once.
         """
         batch = _blocks.Batch(blocks, self._block_bytes, self.layout.block_tokens, False, Pointer, Pointers)
         count, ms = len(batch), to_ms(timeout)
         statuses = ffi.new("int32_t[]", count)
         request = Request(self.client, batch, count, statuses)
-        return self.client._start(request, lambda number: lib.kvfpy_put(self._c, batch.address, count, ms, statuses, number))
+        return self.client._start(request, lambda number: lib.kvfpy_put(
+            self._c, batch.address, count, ms, await_room, statuses, number))
 
     def get(self, blocks: Iterable[Block], timeout: float | None = None, first_layer: int = 0, num_layers: int = 0,
             bounds: bool = False) -> Request:

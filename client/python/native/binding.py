@@ -11,8 +11,8 @@ from cffi import FFI
 
 # What a call needs of kvf_request_options_t and kvf_completion_t, without a Python object for each.
 HELPERS = """
-kvf_status_t kvfpy_put(kvf_space_t *space, uintptr_t blocks, size_t count, uint32_t timeout_ms, int32_t *statuses,
-                       kvf_request_t *request);
+kvf_status_t kvfpy_put(kvf_space_t *space, uintptr_t blocks, size_t count, uint32_t timeout_ms, bool await_room,
+                       int32_t *statuses, kvf_request_t *request);
 kvf_status_t kvfpy_get(kvf_space_t *space, uintptr_t blocks, size_t count, uint32_t timeout_ms, uint32_t first_layer,
                        uint32_t num_layers, float *bounds, int32_t *statuses, kvf_request_t *request);
 kvf_status_t kvfpy_get_table(kvf_space_t *space, uintptr_t keys, size_t count, uint32_t timeout_ms, uint32_t first_layer,
@@ -27,9 +27,9 @@ void kvfpy_poll(kvf_client_t *client, kvf_completion_t *completions, size_t max,
 SOURCE = """
 #include "kvfuse.h"
 
-static kvf_status_t kvfpy_put(kvf_space_t *space, uintptr_t blocks, size_t count, uint32_t timeout_ms, int32_t *statuses,
-                              kvf_request_t *request) {
-    kvf_request_options_t options = {.timeout_ms = timeout_ms};
+static kvf_status_t kvfpy_put(kvf_space_t *space, uintptr_t blocks, size_t count, uint32_t timeout_ms, bool await_room,
+                              int32_t *statuses, kvf_request_t *request) {
+    kvf_request_options_t options = {.timeout_ms = timeout_ms, .await_room = await_room};
     return kvf_put(space, (const kvf_block_t *)blocks, count, &options, (kvf_status_t *)statuses, request);
 }
 

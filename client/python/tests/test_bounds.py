@@ -9,21 +9,10 @@ from conftest import connect, names
 from sample import Sample, worst_row
 
 import kvfuse
-from kvfuse import Block, Status
+from kvfuse import Block
 
 CODED_S = 20
 EPSILON = 0.05
-
-
-def put_patiently(space, blocks):
-    """Puts, and again what a budget holds back."""
-    deadline = time.monotonic() + CODED_S
-    while blocks:
-        result = space.put(blocks).wait()
-        assert all(s in (Status.OK, Status.EXISTS, Status.BUSY) for s in result.statuses), result
-        blocks = [b for b, s in zip(blocks, result.statuses) if s is Status.BUSY]
-        assert time.monotonic() < deadline
-        time.sleep(0.01 if blocks else 0)
 
 
 @pytest.mark.parametrize("put_mode", ["raw", "fused"])
@@ -33,7 +22,7 @@ def test_rows_of_a_fused_space_are_within_the_bound(daemon, put_mode):
         name = next(names)
         space = client.space(name, sample.layout, policy=f"error {EPSILON}")
         blocks = list(sample.blocks())
-        put_patiently(space, blocks)
+        space.put(blocks, timeout=CODED_S, await_room=True).wait().raise_for_status()
         deadline = time.monotonic() + CODED_S
         while daemon.stat("fusion.blocks_waiting") or daemon.stat("staging_bytes"):
             assert time.monotonic() < deadline

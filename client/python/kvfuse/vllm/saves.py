@@ -50,7 +50,7 @@ class Saver:
         self._staged = None
 
     def save(self, store: Store, save: Save) -> None:
-        space = store.space()
+        space = store.space(is_for_puts=True)
         done = 0
         while space is not None and self._staged is not None and done < len(save.keys):
             first, count = self._slots.take(len(save.keys) - done)
@@ -73,7 +73,7 @@ class Saver:
                 piece = kvfuse.Pointer(self._memory.address + (first + i) * block_bytes, block_bytes)
                 blocks.append(kvfuse.Block(save.keys[n], piece, position=save.position + n * tokens, token_ids=save.token_ids[n],
                                            previous=save.keys[n - 1] if n else save.previous))
-            self._puts.append(_Put(space.put(blocks, timeout=self._settings.save_timeout), first, count))
+            self._puts.append(_Put(space.put(blocks, timeout=self._settings.save_timeout, await_room=True), first, count))
         except Exception:  # a failure of ours is never the engine's
             logger.exception("kvfuse: a put could not be started")
             self._slots.give(first, count)

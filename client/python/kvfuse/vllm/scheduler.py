@@ -282,7 +282,7 @@ class Scheduler:
         known = request.num_tokens if self._saves_generated else request.num_prompt_tokens
         end = min(computed + output.num_scheduled_tokens.get(request_id, 0), known) // tokens
         end = min(end, len(request.block_hashes))
-        if end <= tracked.saved or any(store.space() is None for store in self._stores):
+        if end <= tracked.saved or any(store.space(is_for_puts=True) is None for store in self._stores):
             return
         pages = self._pages_of(output, request_id)
         if not pages:

@@ -39,8 +39,8 @@ class Settings:
     connect_timeout   of a try to connect; the tries go on in the background
     match_timeout     after this a request is taken for a miss
     load_timeout      of each get; then the blocks are computed
-    save_timeout      of each put
-    pause             after a request of the store timed out it is left alone for so long
+    save_timeout      of each put, which waits so long for room where the store's encoders are behind
+    pause             after a request of the store timed out nothing is asked of it for so long; saves go on
     handoff_wait      how long a request that carries a producer's kv_transfer_params is held back for its blocks to arrive
     """
 
@@ -60,7 +60,7 @@ class Settings:
     save_generated: bool = True
     min_load_tokens: int = 1
     connect_timeout: float = 1.0
-    match_timeout: float = 0.1
+    match_timeout: float = 0.25
     load_timeout: float = 2.0
     save_timeout: float = 10.0
     pause: float = 1.0

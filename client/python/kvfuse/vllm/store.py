@@ -42,10 +42,10 @@ class Store:
 
     # ---- for the engine's thread: never waits ----
 
-    def space(self) -> kvfuse.Space | None:
-        """The space, if it can be used right now."""
+    def space(self, is_for_puts: bool = False) -> kvfuse.Space | None:
+        """The space, if it can be used right now. Puts are made in a pause, too: nobody waits for them."""
         space, client = self._space, self._client
-        if space is None or client is None or time.monotonic() < self._paused_until:
+        if space is None or client is None or (time.monotonic() < self._paused_until and not is_for_puts):
             return None
         if not client.connected:
             self.say("lost", "kvfuse: the store at %s is away; prompts are computed", self._settings.address)
