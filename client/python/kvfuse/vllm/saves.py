@@ -90,6 +90,8 @@ class Saver:
                 continue
             result = put.request.wait()
             self._slots.give(put.first, put.count)
+            if kvfuse.Status.ERR_BUSY in result.statuses:
+                store.say("busy", "kvfuse: the store's encoders are behind for longer than save_timeout: some blocks are not saved")
             stored = sum(status >= 0 for status in result.statuses) if result.status >= 0 else 0
             self.saved += stored
             self.failed += put.count - stored
