@@ -43,7 +43,7 @@ static void free_request(kvf__request_t *request) {
     kvf__table_destroy(request->table);
     free(request->own_statuses);
     free(request->again.list);
-    free(request->held.list);
+    free(request->held.blocks.list);
     free(request);
 }
 

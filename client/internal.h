@@ -115,10 +115,12 @@ void kvf__requests_cancel(kvf_client_t *client);
 /* ---- held.c ---- */
 /* What the daemon says of a block. True: it is sent again later, and its status stays unknown till then. */
 bool kvf__held_takes(kvf__request_t *request, size_t block, kvf_status_t status);
-/* Has blocks sent whose pause is over. When to look again; UINT64_MAX: nothing is held. */
+/* Nothing else of the request is left to do. Returns whether it goes on later; if not, what was held is KVF_ERR_BUSY. */
+bool kvf__held_rest(kvf__request_t *request);
+/* Has some blocks sent if their pause is over. When to look again; UINT64_MAX: nothing rests. */
 uint64_t kvf__held_retry(kvf__request_t *request, uint64_t now_ns);
-/* The request ends with `status`. What is held when the time is up is KVF_ERR_BUSY. */
-void kvf__held_end(kvf__request_t *request, kvf_status_t status);
+/* The request ends otherwise. */
+void kvf__held_forget(kvf__request_t *request);
 
 /* ---- completion.c ---- */
 /* Hands `request` over to kvf_poll. */
@@ -152,7 +154,7 @@ kvf__sent_t kvf__part_launched(kvf__part_t *part, kvf_status_t status);
 /* Sends the block once more, raw. Its status is not known; out of memory it is that. */
 void kvf__request_again(kvf__request_t *request, size_t block);
 /* False: out of memory. */
-bool kvf__ranges_add(kvf__ranges_t *ranges, size_t block);
+bool kvf__ranges_add(kvf__ranges_t *ranges, size_t first, size_t count);
 /* Gives all their blocks this status. */
 void kvf__ranges_fail(const kvf__ranges_t *ranges, kvf_status_t *statuses, kvf_status_t status);
 /* Sets the status of one block that will not be sent. */

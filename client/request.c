@@ -19,10 +19,10 @@ static void fill(kvf__request_t *request, kvf_status_t status) {
         if (request->statuses[i] == KVF_IN_PROGRESS) request->statuses[i] = status;
 }
 
-bool kvf__ranges_add(kvf__ranges_t *ranges, size_t block) {
+bool kvf__ranges_add(kvf__ranges_t *ranges, size_t first, size_t count) {
     kvf__range_t *last = ranges->count ? &ranges->list[ranges->count - 1] : NULL;
-    if (last && last->first + last->count == block) {
-        last->count++;
+    if (last && last->first + last->count == first) {
+        last->count += count;
         return true;
     }
     if (ranges->count == ranges->room) {
@@ -32,7 +32,7 @@ bool kvf__ranges_add(kvf__ranges_t *ranges, size_t block) {
         ranges->list = list;
         ranges->room = room;
     }
-    ranges->list[ranges->count++] = (kvf__range_t){.first = block, .count = 1};
+    ranges->list[ranges->count++] = (kvf__range_t){.first = first, .count = count};
     return true;
 }
 
@@ -42,7 +42,7 @@ void kvf__ranges_fail(const kvf__ranges_t *ranges, kvf_status_t *statuses, kvf_s
 }
 
 void kvf__request_again(kvf__request_t *request, size_t block) {
-    if (!kvf__ranges_add(&request->again, block)) {
+    if (!kvf__ranges_add(&request->again, block, 1)) {
         request->statuses[block] = KVF_ERR_NO_MEMORY;
         return;
     }
@@ -65,7 +65,7 @@ void kvf__request_settle(kvf__request_t *request) {
     if (request->parts) return;
     if (request->is_ending)
         fill(request, request->end_status);
-    else if (request->next < request->count || request->again.count || request->held.count)
+    else if (request->next < request->count || request->again.count || kvf__held_rest(request))
         return;
     complete(request);
 }
@@ -88,7 +88,7 @@ void kvf__request_end(kvf__request_t *request, kvf_status_t status) {
     unqueue(request);
     if (!request->is_ending) request->end_status = status;
     request->is_ending = true;
-    kvf__held_end(request, status);
+    kvf__held_forget(request);
     if (abandon_parts(request))
         kvf__connection_fail(client, KVF_ERR_DISCONNECTED, "a put is out of time, and its bytes have not left");
     kvf__request_settle(request);
@@ -111,9 +111,9 @@ uint64_t kvf__requests_expire(kvf_client_t *client, uint64_t now_ns) {
             kvf__request_end(request, KVF_ERR_TIMEOUT);
             continue;
         }
-        uint64_t held_ns = kvf__held_retry(request, now_ns);
-        uint64_t first_ns = held_ns < request->deadline_ns ? held_ns : request->deadline_ns;
-        if (first_ns < earliest) earliest = first_ns;
+        uint64_t retry_ns = kvf__held_retry(request, now_ns);
+        if (request->deadline_ns < earliest) earliest = request->deadline_ns;
+        if (retry_ns < earliest) earliest = retry_ns;
     }
     if (client->state == KVF__STATE_DRAINING && !any_draining(client)) kvf__connection_drained(client);
     return earliest;

@@ -90,6 +90,16 @@ typedef struct kvf__ranges {
     size_t count, room;
 } kvf__ranges_t;
 
+/* Blocks of a put that the daemon has no room for: they are tried again when nothing else of the request is left to do. */
+typedef struct kvf__held {
+    kvf__ranges_t blocks;
+    bool is_resting; /* until until_ns; else the others are under way still */
+    uint64_t until_ns;
+    uint32_t pause_ms;              /* the last */
+    uint32_t round;                 /* blocks that are tried next */
+    bool came_through, was_refused; /* a block, since the last pause */
+} kvf__held_t;
+
 /* One allocation holds the request, its blocks, pieces, token ids and keys. */
 struct kvf__request {
     kvf_client_t *client;
@@ -113,10 +123,7 @@ struct kvf__request {
     size_t next;         /* first block that was not sent */
     kvf__part_t *parts;  /* that were sent and have not ended */
     kvf__ranges_t again; /* of a put: before `next`, to be sent raw: they could not go coded, or were held back */
-    kvf__ranges_t
-        held; /* of a put with `awaits_room`: that the daemon has no room for, to be sent again at held_until_ns */
-    uint64_t held_until_ns;
-    uint32_t held_ms; /* the last pause; 0: none yet */
+    kvf__held_t held;    /* of a put with `awaits_room` */
     size_t matched;
     bool awaits_room;
     bool is_queued;

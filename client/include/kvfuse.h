@@ -255,8 +255,8 @@ typedef struct kvf_request_options {
     uint32_t first_layer; /* get: only the layers first_layer … first_layer + num_layers - 1 */
     uint32_t num_layers;  /* 0: all from first_layer on */
     void *user;           /* comes back in the completion */
-    /* put: blocks that a budget of the daemon holds back (KVF_ERR_BUSY, such as while its encoders are behind) are sent again, after a pause,
-     * until the time is up. Without it that is told at once. */
+    /* put: blocks that a budget of the daemon holds back (KVF_ERR_BUSY, such as while its encoders are behind) are sent again, after
+     * pauses and a few at a time, until the time is all but up; then they are KVF_ERR_BUSY. Without it that is told at once. */
     bool await_room;
     /* get: [count, K and V] ε of each block that came, 0: exact; borrowed; NULL: not told. Of policy FUSE it is of planes as a whole, not of
      * each row. */

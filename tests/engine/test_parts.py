@@ -129,6 +129,8 @@ def test_saves_go_on_where_nothing_is_asked():
             time.sleep(0.01)
         store.timed_out()
         assert store.space() is None and store.space(is_for_puts=True) is not None
+        store.timed_out(is_put=True)
+        assert store.space(is_for_puts=True) is None
         time.sleep(0.6)
         assert store.space() is not None
         daemon.kill()

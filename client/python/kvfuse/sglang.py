@@ -215,7 +215,7 @@ class HiCacheKvfuse(HiCacheStorage):
 
     def _set(self, keys: Sequence[str], blocks: Callable[[_Pages], list[Block]]) -> list[bool]:
         def put(space: Space, pages: _Pages) -> Request:
-            request = space.put(blocks(pages), await_room=True)
+            request = space.put(blocks(pages))
             if self._door is not None:
                 self._door.seen(request.wait().status)
             return request

@@ -40,8 +40,8 @@ class Space:
         """Stores blocks. Status of each: OK (its bytes have landed and are readable), EXISTS, or why not.
 
         The bytes are read where they lie and must not change until the completion.
-        await_room: what a budget of the daemon holds back (ERR_BUSY, such as while its encoders are behind) is sent again until the time
-        is up. Without it that is told at once.
+        await_room: what a budget of the daemon holds back (ERR_BUSY, such as while its encoders are behind) is sent again, a few blocks
+        at a time, until the time is all but up. Without it that is told at once.
         """
         batch = _blocks.Batch(blocks, self._block_bytes, self.layout.block_tokens, False, Pointer, Pointers)
         count, ms = len(batch), to_ms(timeout)

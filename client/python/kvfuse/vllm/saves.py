@@ -91,9 +91,9 @@ class Saver:
             result = put.request.wait()
             self._slots.give(put.first, put.count)
             if kvfuse.Status.ERR_BUSY in result.statuses:
-                store.say("busy", "kvfuse: the store's encoders are behind for longer than save_timeout: some blocks are not saved")
+                store.say("busy", "kvfuse: the store had no room within save_timeout (are its encoders behind?): some blocks are not saved")
             stored = sum(status >= 0 for status in result.statuses) if result.status >= 0 else 0
             self.saved += stored
             self.failed += put.count - stored
-            store.seen(result)
+            store.seen(result, is_put=True)
         self._puts = waiting

@@ -40,7 +40,7 @@ class Settings:
     match_timeout     after this a request is taken for a miss
     load_timeout      of each get; then the blocks are computed
     save_timeout      of each put, which waits so long for room where the store's encoders are behind
-    pause             after a request of the store timed out nothing is asked of it for so long; saves go on
+    pause             after a request of the store timed out nothing is asked of it for so long; saves go on, unless they time out
     handoff_wait      how long a request that carries a producer's kv_transfer_params is held back for its blocks to arrive
     """
 

@@ -34,7 +34,7 @@ class Store:
         self._on_open = on_open
         self._client: kvfuse.Client | None = None
         self._space: kvfuse.Space | None = None
-        self._paused_until = 0.0
+        self._paused_until = self._puts_paused_until = 0.0
         self._reopen_from = 0.0
         self._closing = threading.Event()
         self._said: set[str] = set()
@@ -43,9 +43,9 @@ class Store:
     # ---- for the engine's thread: never waits ----
 
     def space(self, is_for_puts: bool = False) -> kvfuse.Space | None:
-        """The space, if it can be used right now. Puts are made in a pause, too: nobody waits for them."""
+        """The space, if it can be used right now. Puts are made in a pause, too, unless they themselves timed out: nobody waits for them."""
         space, client = self._space, self._client
-        if space is None or client is None or (time.monotonic() < self._paused_until and not is_for_puts):
+        if space is None or client is None or time.monotonic() < (self._puts_paused_until if is_for_puts else self._paused_until):
             return None
         if not client.connected:
             self.say("lost", "kvfuse: the store at %s is away; prompts are computed", self._settings.address)
@@ -55,17 +55,19 @@ class Store:
             logger.info("kvfuse: the store at %s is back", self._settings.address)
         return space
 
-    def seen(self, result: kvfuse.Result) -> None:
+    def seen(self, result: kvfuse.Result, is_put: bool = False) -> None:
         """Told how each request ended: a store that is slow is left alone for a while, one that has lost the space gets it again."""
         if result.status is kvfuse.Status.ERR_TIMEOUT or kvfuse.Status.ERR_TIMEOUT in result.statuses:
-            self.timed_out()
+            self.timed_out(is_put)
         elif result.status is kvfuse.Status.ERR_NOT_FOUND:  # all of it: so it may be the space
             self._reopen()
         elif result.status >= 0:
             self._said.discard("slow")
 
-    def timed_out(self) -> None:
+    def timed_out(self, is_put: bool = False) -> None:
         self._paused_until = time.monotonic() + self._settings.pause
+        if is_put:
+            self._puts_paused_until = self._paused_until
         self.say("slow", "kvfuse: the store at %s does not answer in time; prompts are computed", self._settings.address)
 
     def _reopen(self) -> None:
