@@ -42,6 +42,7 @@ typedef struct fake_fused {
     kvf_status_t plan_status; /* of a Plan as a whole */
     unsigned there;           /* bit i: a Plan says that block i exists */
     unsigned lost;            /* bit i: a coded put of block i is KVF_ERR_NOT_FOUND */
+    unsigned held_back;       /* bit i: it is KVF_ERR_BUSY */
     fused_spoil_fn spoil_plan, spoil_put;
 } fake_fused_t;
 extern fake_fused_t fake_fused;

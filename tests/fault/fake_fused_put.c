@@ -135,7 +135,9 @@ void fused_serve_put(fake_daemon_t *fake, const kvf_frame_head_t *head, const Kv
         size_t i = fused_index_of(&ask->keys[k]);
         check_block(ask, k, payload);
         payload += (uint64_t)ask->record_bytes[k] + ask->unit_bytes[k];
-        statuses[k] = fake_fused.lost >> i & 1 ? KVF_ERR_NOT_FOUND : KVF_OK;
+        statuses[k] = fake_fused.lost >> i & 1        ? KVF_ERR_NOT_FOUND
+                      : fake_fused.held_back >> i & 1 ? KVF_ERR_BUSY
+                                                      : KVF_OK;
         if (statuses[k] == KVF_OK) atomic_fetch_or(&put_coded, 1u << i);
     }
     fused_reply_t reply = {.put = KVF__KEYS_REPLY__INIT};

@@ -127,6 +127,19 @@ Test(fused_put, a_block_whose_unit_went_meanwhile_goes_raw) {
     stop(fake, &rig);
 }
 
+Test(fused_put, a_block_that_is_held_back_goes_raw_if_it_awaits_room) {
+    const unsigned held_back = 0x80000f0fu;
+    rig_t rig;
+    fake_daemon_t *fake = start(&rig, &(fake_fused_t){.lost = 0x3a0, .held_back = held_back}, KVF_PROGRESS_THREAD, 0);
+    kvf_request_options_t options = {.await_room = true};
+    kvf_request_t request;
+    cr_assert_eq(kvf_put(rig.space, rig.blocks, RIG_BLOCKS, &options, rig.statuses, &request), KVF_OK);
+    cr_assert_eq(kvf_wait_request(rig.client, request, NULL), KVF_OK);
+    cr_assert_eq(fake_fused_put_coded(), ~(0x3a0u | held_back), "%x", fake_fused_put_coded());
+    for (size_t i = 0; i < RIG_BLOCKS; i++) cr_assert_eq(is_there_raw(&rig, i), (0x3a0u | held_back) >> i & 1);
+    stop(fake, &rig);
+}
+
 /* Says that it keeps every bit, as it may under a bound that is finer than the values. */
 static void spoil_basis_form(fused_reply_t *reply) {
     reply->basis.form = KVF_FORM_EXACT;

@@ -145,23 +145,16 @@ kvf_status_t sample_get(sample_client_t *client, size_t first, size_t count) {
     return kvf_wait_request(client->client, request, NULL);
 }
 
-size_t sample_put_patiently(sample_client_t *client, size_t first, size_t count) {
-    size_t told = 0;
-    for (uint64_t until = sample_now_ms() + PATIENCE_MS;;) {
-        kvf_status_t status = sample_put(client, first, count);
-        size_t busy = 0;
-        for (size_t i = first; i < first + count; i++) {
-            kvf_status_t its = client->statuses[i];
-            busy += its == KVF_ERR_BUSY;
-            cr_assert(its == KVF_OK || its == KVF_EXISTS || its == KVF_ERR_BUSY, "block %zu: %s", i,
-                      kvf_status_name(its));
-        }
-        if (!busy) return told;
-        cr_assert(sample_now_ms() < until, "%zu of %zu blocks are busy for ever: %s", busy, count,
-                  kvf_status_name(status));
-        told += busy;
-        sample_sleep_ms(5);
-    }
+void sample_put_patiently(sample_client_t *client, size_t first, size_t count) {
+    kvf_request_options_t options = {.timeout_ms = PATIENCE_MS, .await_room = true};
+    kvf_request_t request;
+    cr_assert_eq(
+        kvf_put(client->space, client->sample->blocks + first, count, &options, client->statuses + first, &request),
+        KVF_OK);
+    kvf_status_t status = kvf_wait_request(client->client, request, NULL);
+    for (size_t i = first; i < first + count; i++)
+        cr_assert_geq(client->statuses[i], KVF_OK, "block %zu: %s", i, kvf_status_name(client->statuses[i]));
+    cr_assert_eq(status, KVF_OK, "%s", kvf_status_name(status));
 }
 
 /* ---- what came ---- */

@@ -50,8 +50,8 @@ void sample_disconnect(sample_client_t *client);
 /* Puts or gets the blocks [first, first + count) in one request. Blocking; returns the request's status. */
 kvf_status_t sample_put(sample_client_t *client, size_t first, size_t count);
 kvf_status_t sample_get(sample_client_t *client, size_t first, size_t count);
-/* Puts again what was told KVF_ERR_BUSY, for at most 15 s; all must be stored then. Returns how many times it was told that. */
-size_t sample_put_patiently(sample_client_t *client, size_t first, size_t count);
+/* The same of a put that awaits room, for at most 15 s; all must be stored then. */
+void sample_put_patiently(sample_client_t *client, size_t first, size_t count);
 
 /* Holds every row of the blocks that the last get brought against what was put, under the bounds that were told, and those against the
  * policy's. A block that did not come is a failure, unless `may_miss`. Returns how many came. */

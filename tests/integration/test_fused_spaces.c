@@ -155,12 +155,7 @@ Test(fused_spaces, puts_beyond_staging_wait_for_room_if_asked) {
     static const char *const args[] = {"--host-bytes", "256MiB", "--staging-bytes", "26MiB", "--encoders", "2", NULL};
     sample_store_t store;
     sample_store_start(&store, 5, "error 0.05", args);
-    kvf_request_options_t options = {.timeout_ms = 15000, .await_room = true};
-    kvf_request_t request;
-    cr_assert_eq(
-        kvf_put(store.client.space, store.sample.blocks, store.sample.count, &options, store.client.statuses, &request),
-        KVF_OK);
-    cr_assert_eq(kvf_wait_request(store.client.client, request, NULL), KVF_OK);
+    sample_put_patiently(&store.client, 0, store.sample.count);
     cr_assert_gt(daemon_stat(&store.daemon, "staging_refused"), 0, "nothing was held back");
     uint64_t existed = daemon_stat(&store.daemon, "blocks_existed"); /* the sample has some texts twice */
     cr_assert_eq(daemon_stat(&store.daemon, "blocks_stored") + existed, store.sample.count);
