@@ -1,7 +1,7 @@
 #!/bin/sh
 # The vLLM connector with a real vLLM (its CPU build) that runs SmolLM2-135M: what it changes, what it saves, what it survives.
 #   tests/engine/run.sh [pytest's options]
-# Prints a table of figures and ends with "N passed, N failed". Took 21 minutes on two cores that others used too; 50 where the processor does
+# Prints a table of figures and ends with "N passed, N failed". Took 21 minutes on two cores that others used too; 35 where the processor does
 # not compute in bf16 (fp32 then, fewer and shorter prompts). 6 GB of disk for a virtual environment that is made once, in BUILD/engine-venv.
 # Where its packages cannot be had it says "NOT TESTED: …" and exits 0.
 # KVFUSE_BUILD is the build folder (build/), built here if there is no kvfused in it; ENGINE_VENV another place for the environment,
