@@ -90,9 +90,8 @@ void kvf__coding_destroy(kvf__coding_t *coding) {
 void kvf__coding_end(kvf__coding_t *coding, kvf_status_t status) {
     kvf__request_t *request = coding->part->request;
     for (size_t i = 0; i < coding->num_blocks; i++) {
-        kvf_status_t *of_block = &request->statuses[coding->blocks[i].block];
-        if (*of_block == KVF_IN_PROGRESS && !kvf__held_takes(request, coding->blocks[i].block, status))
-            *of_block = status;
+        size_t block = coding->blocks[i].block;
+        if (request->statuses[block] == KVF_IN_PROGRESS) kvf__held_told(request, block, status);
     }
 }
 

@@ -194,8 +194,7 @@ void kvf__fused_put_answered(kvf__part_t *part, const Kvf__KeysReply *reply) {
         kvf__coding_block_t *block = &coding->blocks[i];
         block->status = (kvf_status_t)reply->statuses[i];
         if (block->status == KVF_ERR_NOT_FOUND) continue; /* a unit has gone, or the basis is old: raw, then */
-        if (!kvf__held_takes(part->request, block->block, block->status))
-            part->request->statuses[block->block] = block->status;
+        kvf__held_told(part->request, block->block, block->status);
         block->status = KVF_OK;
     }
     kvf__coding_send_raw(coding, KVF_OK);

@@ -12,7 +12,8 @@ enum {
     MARGIN_MS = 100, /* a try so late may have bytes on their way when the time is up, which costs the connection */
 };
 
-bool kvf__held_takes(kvf__request_t *request, size_t block, kvf_status_t status) {
+/* True: it is sent again later. */
+static bool holds(kvf__request_t *request, size_t block, kvf_status_t status) {
     kvf__held_t *held = &request->held;
     if (!request->awaits_room || request->is_ending) return false;
     if (status != KVF_ERR_BUSY) {
@@ -21,6 +22,10 @@ bool kvf__held_takes(kvf__request_t *request, size_t block, kvf_status_t status)
     }
     held->was_refused = true;
     return kvf__ranges_add(&held->blocks, block, 1);
+}
+
+void kvf__held_told(kvf__request_t *request, size_t block, kvf_status_t status) {
+    if (!holds(request, block, status)) request->statuses[block] = status;
 }
 
 static void plan_round(kvf__held_t *held) {

@@ -113,8 +113,8 @@ void kvf__requests_drained(kvf_client_t *client, kvf_status_t why);
 void kvf__requests_cancel(kvf_client_t *client);
 
 /* ---- held.c ---- */
-/* What the daemon says of a block. True: it is sent again later, and its status stays unknown till then. */
-bool kvf__held_takes(kvf__request_t *request, size_t block, kvf_status_t status);
+/* What is told of a block is its status, or it is sent again later and not known till then. */
+void kvf__held_told(kvf__request_t *request, size_t block, kvf_status_t status);
 /* Nothing else of the request is left to do. Returns whether it goes on later; if not, what was held is KVF_ERR_BUSY. */
 bool kvf__held_rest(kvf__request_t *request);
 /* Has some blocks sent if their pause is over. When to look again; UINT64_MAX: nothing rests. */

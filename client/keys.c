@@ -55,10 +55,8 @@ void kvf__keys_answered(kvf__part_t *part, const Kvf__KeysReply *reply) {
         return;
     }
     kvf__request_t *request = part->request;
-    for (size_t i = 0; i < part->count && !request->is_ending; i++) {
-        kvf_status_t status = (kvf_status_t)reply->statuses[i];
-        if (!kvf__held_takes(request, part->first + i, status)) request->statuses[part->first + i] = status;
-    }
+    for (size_t i = 0; i < part->count && !request->is_ending; i++)
+        kvf__held_told(request, part->first + i, (kvf_status_t)reply->statuses[i]);
     kvf__part_end(part, KVF_IN_PROGRESS);
 }
 

@@ -95,8 +95,7 @@ static void set_statuses(const kvf__part_t *part, kvf_status_t status) {
         return;
     }
     for (size_t i = part->first; request->statuses && i < part->first + part->count; i++)
-        if (request->statuses[i] == KVF_IN_PROGRESS && !kvf__held_takes(request, i, status))
-            request->statuses[i] = status;
+        if (request->statuses[i] == KVF_IN_PROGRESS) kvf__held_told(request, i, status);
     if (!request->statuses && status) { /* a match ends here */
         request->end_status = status;
         request->next = request->count;
